@@ -1,0 +1,1 @@
+"""Generated message classes; regenerate with `make protos`."""

@@ -1,0 +1,1 @@
+"""Standalone model servers on one kit. `python -m servers.onnx --help`."""

@@ -1,0 +1,1 @@
+"""What every model server shares: fetch, load, warm, batch, drain, and the two fronts."""
