@@ -1,0 +1,1 @@
+"""Programs that show the gateway at work. `make demo` runs `examples.demo`."""
