@@ -2,6 +2,7 @@
 
     GatewayError
     ├── InvalidRequest     the caller must change the request           400 INVALID_ARGUMENT
+    │   └── FailedPrecondition   right in itself, and impossible now    400 FAILED_PRECONDITION
     ├── TooLarge           a body or message over the limit             413 RESOURCE_EXHAUSTED
     ├── Unauthorized       no, or wrong, credentials                    401 UNAUTHENTICATED
     ├── Forbidden          known caller, not allowed                    403 PERMISSION_DENIED
@@ -60,6 +61,10 @@ class InvalidRequest(GatewayError):
     """The caller must change the request."""
 
     origin = Origin.DOWNSTREAM
+
+
+class FailedPrecondition(InvalidRequest):
+    """Right in itself and impossible now: a label for a version that is not loaded. HTTP 400."""
 
 
 class TooLarge(GatewayError):

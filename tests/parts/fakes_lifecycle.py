@@ -12,7 +12,7 @@ from typing import Any
 
 from gateway.core.placement import Existing, plan
 from gateway.core.route import RoutingTable
-from gateway.domain.errors import GatewayError, NotFound, UpstreamFailed
+from gateway.domain.errors import NotFound, UpstreamFailed
 from gateway.domain.models import VersionState, VersionStatus
 from gateway.domain.names import Version
 from gateway.domain.replicas import (
@@ -84,13 +84,15 @@ class FakeScheduler:
         self._news = asyncio.Event()
         self._count = 0
         self._logs: dict[str, bytes] = {}
-        self._desired: Sequence[ReplicaSet] | None = None
+        self._desired: Sequence[ReplicaSet] = ()
         self.removed: list[str] = []
-        self.refuse_start = ""
 
     async def ensure(self, desired: Sequence[ReplicaSet]) -> None:
         self._desired = desired
-        wanted = {d.spec.name: d for d in desired}
+        self._settle()
+
+    def _settle(self) -> None:
+        wanted = {d.spec.name: d for d in self._desired}
         for replica in list(self._replicas.values()):
             if replica.model not in wanted:
                 self._drain(replica.id)
@@ -139,9 +141,10 @@ class FakeScheduler:
             self._news.set()
 
     def kill(self, replica_id: str) -> None:
-        """It dies; the next `ensure` starts another in its place."""
+        """It dies, and another is started in its place."""
         del self._replicas[replica_id]
         self._news.set()
+        asyncio.get_running_loop().call_later(self.start_s, self._settle)
 
     def replicas(self) -> Sequence[Replica]:
         self._news.clear()
@@ -267,7 +270,6 @@ __all__ = [
     "FakeScheduler",
     "FakeServer",
     "FakeSource",
-    "GatewayError",
     "LoopClock",
     "published",
 ]

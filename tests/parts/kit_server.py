@@ -37,7 +37,7 @@ class Kit:
 
     async def call(self, method: Method, request: Any, timeout_s: float = 30) -> bytes:
         return await self.channel.unary_unary(method.path)(
-            request.SerializeToString(), timeout=timeout_s_s
+            request.SerializeToString(), timeout=timeout_s
         )
 
     async def predict(
@@ -50,7 +50,7 @@ class Kit:
         timeout_s: float = 30,
     ) -> dict[str, np.ndarray]:
         answer = await self.predict_raw(
-            name, inputs, version=version, outputs=outputs, timeout=timeout_s_s
+            name, inputs, version=version, outputs=outputs, timeout_s=timeout_s
         )
         return {n: tfs_tensors.to_array(t) for n, t in answer.outputs.items()}
 

@@ -1,4 +1,4 @@
-"""A replica in a few lines, and a gateway process that only schedules, for tests of the scheduler."""
+"""A replica in a few lines and a gateway that only schedules, for tests of the scheduler."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ QUICK = LocalSettings(gpus=(), grace_s=5.0, orphan_grace_s=30.0, housekeeping_s=
 
 # Listens, says so, and ends itself on SIGTERM after saying so too.
 SERVER = """
-import http.server, signal, sys
+import signal, sys
+from http.server import HTTPServer, SimpleHTTPRequestHandler
 def end(*_):
     print("draining", flush=True)
     sys.exit(0)
 signal.signal(signal.SIGTERM, end)
 print("listening", flush=True)
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+HTTPServer(("127.0.0.1", int(sys.argv[1])), SimpleHTTPRequestHandler).serve_forever()
 """
 
 _GATEWAY = """

@@ -1,0 +1,282 @@
+"""The control API's listener: routes, and what stands between HTTP and the service."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from gateway import __version__
+from gateway.control import schema, views
+from gateway.control.answers import BODY_LIMIT, answer, errors_answered
+from gateway.control.bodies import expected_generation, flag, integer, read
+from gateway.control.guard import guard
+from gateway.control.openapi import document
+from gateway.control.operations import OPERATIONS, STREAM, TEXT
+from gateway.control.schema import DeployRequest, ScaleRequest
+from gateway.control.service import ModelsService
+from gateway.control.stream import EventStreams, ReaderGone, StreamOut, StreamSettings, begin
+from gateway.domain.errors import GatewayError, InvalidRequest, Unavailable
+from gateway.domain.names import INT64_MAX
+
+MAX_EVENTS = 10_000
+"""Events of one answer at most: as many as the store keeps."""
+
+_GONE_LOOK_S = 1.0
+"""Seconds between looks whether the reader of a quiet log is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class ControlSettings:
+    """Knobs of the control API's listener."""
+
+    max_body_bytes: int = 1 << 20
+    """Bytes of a request's body. A deploy is some hundred; a mebibyte leaves room for labels and
+    commands and keeps a mistake from filling the memory."""
+
+    known_hosts: tuple[str, ...] = ()
+    """Names under which browsers may reach this listener, besides its addresses and localhost.
+    Checked where it listens on the loopback only, against DNS rebinding."""
+
+    shutdown_s: float = 2.0
+    """Seconds that open requests get when the listener stops."""
+
+    streams: StreamSettings = field(default_factory=StreamSettings)
+
+
+def no_metrics() -> bytes:
+    """Where nothing renders metrics."""
+    return b""
+
+
+class ControlApi:
+    """REST, JSON and server-sent events over a ModelsService."""
+
+    def __init__(
+        self,
+        service: ModelsService,
+        *,
+        addresses: Callable[[], Mapping[str, str]] = dict,
+        metrics: Callable[[], bytes | Awaitable[bytes]] = no_metrics,
+        settings: ControlSettings | None = None,
+    ) -> None:
+        """`addresses` gives the `http`, `grpc` and `control` that health tells; `metrics` renders
+        the Prometheus text."""
+        self._service = service
+        self._addresses = addresses
+        self._metrics = metrics
+        self._settings = settings or ControlSettings()
+        self._streams = EventStreams(service.events, self._settings.streams)
+        self._document = document()
+
+    def __repr__(self) -> str:
+        return f"ControlApi({self._streams!r})"
+
+    def application(self, *, loopback: bool = True) -> web.Application:
+        """The aiohttp application. `loopback`: it will listen there only, so Host is checked."""
+        known = self._settings.known_hosts if loopback else None
+        app = web.Application(
+            client_max_size=self._settings.max_body_bytes,
+            middlewares=[errors_answered, guard(known)],
+        )
+        app[BODY_LIMIT] = self._settings.max_body_bytes
+        for operation in OPERATIONS:
+            app.router.add_route(operation.method, operation.path, getattr(self, operation.id))
+        return app
+
+    @asynccontextmanager
+    async def listening(self, host: str, port: int) -> AsyncGenerator[str, None]:
+        """Listen while the context lasts; gives the bound `host:port`.
+
+        Raises:
+            Unavailable: the address cannot be bound (`address_in_use`).
+        """
+        runner = web.AppRunner(
+            self.application(loopback=_is_loopback(host)),
+            access_log=None,
+            shutdown_timeout=self._settings.shutdown_s,
+        )
+        await runner.setup()
+        try:
+            try:
+                await web.TCPSite(runner, host, port).start()
+            except OSError as error:
+                raise Unavailable(
+                    f"The control API cannot listen on {host}:{port} "
+                    f"({os.strerror(error.errno or 0)}). Is another gateway running there? "
+                    "Choose another address with --control.",
+                    reason="address_in_use",
+                ) from error
+            bound = runner.addresses[0]
+            name = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+            try:
+                yield f"{name}:{bound[1]}"
+            finally:
+                self._streams.close()  # or they would be waited for
+        finally:
+            await runner.cleanup()
+
+    # ---- models --------------------
+
+    async def list_models(self, request: web.Request) -> web.Response:
+        """GET /api/v1/models"""
+        return answer(schema.ModelItems(await self._service.models()))
+
+    async def deploy_model(self, request: web.Request) -> web.Response:
+        """PUT /api/v1/models/NAME"""
+        expected = expected_generation(request)
+        wanted = await read(request, DeployRequest)
+        deployed = await self._service.deploy(_name(request), wanted, expected)
+        return answer(deployed.model, 201 if deployed.created else 200)
+
+    async def get_model(self, request: web.Request) -> web.Response:
+        """GET /api/v1/models/NAME"""
+        return answer(await self._service.model(_name(request)))
+
+    async def delete_model(self, request: web.Request) -> web.Response:
+        """DELETE /api/v1/models/NAME"""
+        expected = expected_generation(request)
+        return answer(await self._service.delete(_name(request), expected), 202)
+
+    async def scale_model(self, request: web.Request) -> web.Response:
+        """POST /api/v1/models/NAME:scale"""
+        expected = expected_generation(request)
+        wanted = await read(request, ScaleRequest)
+        if isinstance(wanted.generation, int):
+            expected = wanted.generation
+        return answer(await self._service.scale(_name(request), wanted.replicas, expected))
+
+    async def refresh_model(self, request: web.Request) -> web.Response:
+        """POST /api/v1/models/NAME:refresh"""
+        return answer(await self._service.refresh(_name(request)), 202)
+
+    # ---- versions, replicas, rollouts --------------------
+
+    async def model_versions(self, request: web.Request) -> web.Response:
+        """GET /api/v1/models/NAME/versions"""
+        return answer(schema.VersionItems(await self._service.versions(_name(request))))
+
+    async def model_replicas(self, request: web.Request) -> web.Response:
+        """GET /api/v1/models/NAME/replicas"""
+        return answer(schema.ReplicaItems(await self._service.replicas(_name(request))))
+
+    async def model_rollouts(self, request: web.Request) -> web.Response:
+        """GET /api/v1/models/NAME/rollouts"""
+        return answer(schema.RolloutItems(await self._service.rollouts(_name(request))))
+
+    async def list_versions(self, request: web.Request) -> web.Response:
+        """GET /api/v1/versions"""
+        return answer(schema.VersionItems(await self._service.versions(_filter(request))))
+
+    async def list_replicas(self, request: web.Request) -> web.Response:
+        """GET /api/v1/replicas"""
+        return answer(schema.ReplicaItems(await self._service.replicas(_filter(request))))
+
+    async def list_rollouts(self, request: web.Request) -> web.Response:
+        """GET /api/v1/rollouts"""
+        return answer(schema.RolloutItems(await self._service.rollouts(_filter(request))))
+
+    # ---- what happened --------------------
+
+    async def list_events(self, request: web.Request) -> web.StreamResponse:
+        """GET /api/v1/events, as a list or as a stream"""
+        after = integer(request, "after", 0, INT64_MAX, None)
+        model = _filter(request)
+        limit = integer(request, "limit", 1, MAX_EVENTS, 1000) or 1000
+        if flag(request, "watch") or STREAM in request.headers.get("Accept", ""):
+            return await self._streams.serve(request, _resumed(request, after), model)
+        found = await self._service.list_events(after=after or 0, model=model, limit=limit)
+        return answer(schema.EventItems([views.event(e) for e in found]))
+
+    async def model_logs(self, request: web.Request) -> web.StreamResponse:
+        """GET /api/v1/models/NAME/logs"""
+        replica, follow = request.query.get("replica") or None, flag(request, "follow")
+        sources = await self._service.log_sources(_name(request), replica)
+        with self._streams.slot():
+            out = await begin(request, f"{TEXT}; charset=utf-8", self._settings.streams.stall_s)
+            await self._copy_logs(out, sources, prefix=replica is None, follow=follow)
+        return out.response
+
+    async def _copy_logs(
+        self, out: StreamOut, sources: list[str], *, prefix: bool, follow: bool
+    ) -> None:
+        """Copy until the end of the logs, of the reader's patience, or of this listener."""
+
+        async def copy() -> None:
+            try:
+                await self._service.logs(sources, out.write, prefix=prefix, follow=follow)
+                await out.end()
+            except* ReaderGone:
+                pass
+            except* GatewayError as errors:  # too late for a status; the reader must still know
+                words = "; ".join(e.message for e in _leaves(errors))
+                with suppress(ReaderGone):
+                    await out.write(f"[gateway] the log breaks off: {words}\n".encode())
+
+        async with asyncio.TaskGroup() as group:
+            copying = group.create_task(copy())
+            # A replica that writes nothing would never tell that its reader has left.
+            while not copying.done():
+                await asyncio.wait([copying], timeout=_GONE_LOOK_S)
+                if out.is_gone or self._streams.is_closing:
+                    copying.cancel()
+
+    # ---- about itself --------------------
+
+    async def health(self, request: web.Request) -> web.Response:
+        """GET /api/v1/health"""
+        known = self._addresses()
+        addresses = schema.Addresses(known.get("http"), known.get("grpc"), known.get("control"))
+        return answer(schema.Health("ok", __version__, os.getpid(), addresses))
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """GET /api/v1/openapi.json"""
+        return answer(self._document)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """GET /metrics"""
+        rendered = self._metrics()
+        body = await rendered if inspect.isawaitable(rendered) else rendered
+        return web.Response(
+            body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def healthz(self, request: web.Request) -> web.Response:
+        """GET /healthz"""
+        return web.Response(text="ok")
+
+
+def _leaves(group: BaseExceptionGroup[GatewayError]) -> list[GatewayError]:
+    found: list[GatewayError] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _name(request: web.Request) -> str:
+    return request.match_info["name"]
+
+
+def _filter(request: web.Request) -> str | None:
+    return request.query.get("model") or None
+
+
+def _resumed(request: web.Request, after: int | None) -> int | None:
+    """Where a stream goes on: Last-Event-ID before `after`."""
+    text = request.headers.get("Last-Event-ID", "").strip()
+    if not text:
+        return after
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise InvalidRequest(
+            f"Last-Event-ID must be an event's number; got {text[:40]!r}.", reason="bad_query"
+        )
+    return int(text)
+
+
+def _is_loopback(host: str) -> bool:
+    return host == "localhost" or host == "::1" or host.startswith("127.")

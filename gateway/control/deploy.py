@@ -1,0 +1,321 @@
+"""From a DeployRequest to the ModelSpec that it means, and back. Pure.
+
+An update starts from the stored spec and changes what the request names. Everything that can be
+known to be wrong without looking at the source is refused here, in words that name the field and
+the flag.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from msgspec import UNSET, UnsetType
+
+from gateway.control.quantities import parse_policy, parse_size, policy_text
+from gateway.control.schema import DeployRequest
+from gateway.domain.errors import InvalidRequest, Unimplemented
+from gateway.domain.models import Backend, Batching, ModelSpec, Resources
+from gateway.domain.names import INT64_MAX, check_label, check_model_name
+
+T = TypeVar("T")
+
+SCHEMES = ("s3", "gs", "az", "file")
+RESERVED_LABELS = ("stable", "canary")
+MAX_TEXT = 4096
+"""Characters of a URI, a command's argument or a hook: the longest path that Linux takes."""
+MAX_ARGUMENTS = 256
+MAX_LABELS = 100
+
+_NO_FLAG = ("labels", "timeout_s", "in_flight_limit", "require_manifest", "generation")
+
+NOT_OFFERED: Mapping[str, str] = {
+    "canary": "Canary rollouts (--canary) are not offered yet: every new version goes live as soon "
+    "as it is ready on all replicas. Leave `canary` out.",
+}
+"""Keys that the design knows and this gateway does not offer, with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeployLimits:
+    """What a deploy may ask for."""
+
+    max_replicas: int = 1000
+    """Replicas of one model at most. More is nearly always a slipped digit, and starting them
+    would hurt every other model; raise it where it is meant."""
+
+    max_gpus: int = 64
+    """GPUs of one replica at most; no machine has more."""
+
+    offers_images: bool = False
+    """Whether the scheduler runs container images. The local one runs programs."""
+
+
+def field_name(field: str) -> str:
+    """`replicas (--replicas)`: the field, and the flag where the CLI has one."""
+    key = field.partition(".")[0].partition("[")[0]
+    if key in _NO_FLAG or key not in DeployRequest.__struct_fields__:
+        return field
+    return f"{field} (--{key.replace('_', '-')})"
+
+
+def refuse(field: str, words: str, reason: str | None = None) -> InvalidRequest:
+    """The error for a field's value; `words` go on after its name."""
+    return InvalidRequest(f"{field_name(field)} {words}", reason=reason or f"bad_{field}")
+
+
+def check_replicas(count: int, limits: DeployLimits, field: str = "replicas") -> int:
+    """Return `count` if a model may have as many replicas.
+
+    Raises:
+        InvalidRequest: it is negative or over the limit (`bad_replicas`).
+        Unimplemented: it is zero (`scale_to_zero`).
+    """
+    if count == 0:
+        raise Unimplemented(
+            f"{field_name(field)} 0 is not offered yet: a model without replicas would only refuse "
+            "its callers. Ask for at least 1, or delete the model.",
+            reason="scale_to_zero",
+        )
+    if not 1 <= count <= limits.max_replicas:
+        raise refuse(
+            field, f"must be from 1 to {limits.max_replicas}; got {count}.", "bad_replicas"
+        )
+    return count
+
+
+def check_source(uri: str) -> str:
+    """The URI of a source, an absolute path turned into a file:// one; no slash at its end.
+
+    Raises:
+        InvalidRequest: it is empty, too long, relative or of another scheme (`bad_source`).
+    """
+    if not uri or len(uri) > MAX_TEXT or any(ord(c) < 32 for c in uri):
+        raise refuse("source", f"must have 1 to {MAX_TEXT} printable characters.")
+    if uri.startswith("/"):
+        uri = "file://" + uri
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise refuse("source", f"cannot be read as a URI: {error}.", "bad_source") from error
+    if parts.scheme not in SCHEMES or not uri.startswith(f"{parts.scheme}://"):
+        raise refuse(
+            "source",
+            "must be s3://…, gs://…, az://…, file:///… or an absolute path (a relative one would "
+            f"mean the gateway's directory, not yours); got {uri[:200]!r}.",
+        )
+    if parts.scheme == "file" and (parts.netloc or not parts.path.strip("/")):
+        raise refuse("source", f"must name a folder as file:///models/resnet; got {uri[:200]!r}.")
+    if parts.scheme != "file" and not parts.netloc:
+        raise refuse("source", f"names no bucket: {uri[:200]!r}.")
+    if parts.username or parts.password:
+        raise refuse("source", "must not hold credentials; give them to the gateway's environment.")
+    return uri.rstrip("/")
+
+
+def parse_backend(text: str) -> Backend:
+    """The backend of that name; else InvalidRequest (`bad_backend`)."""
+    try:
+        return Backend(text)
+    except ValueError as error:
+        kinds = ", ".join(b.value for b in Backend)
+        raise refuse("backend", f"must be one of {kinds}; got {text[:40]!r}.") from error
+
+
+def apply(
+    name: str, request: DeployRequest, old: ModelSpec | None, limits: DeployLimits
+) -> ModelSpec:
+    """The spec that `request` means for a model that is now `old`.
+
+    A new model whose backend is not named comes back as `custom`; its files will tell.
+
+    Raises:
+        InvalidRequest, Unimplemented: a field's value; the words name it.
+    """
+    check_model_name(name)
+    if old is None:
+        if request.source is UNSET:
+            raise refuse("source", "is missing: say where the model's versions are.")
+        old = ModelSpec(name, check_source(request.source), Backend.CUSTOM)
+    image = _text("image", request.image, old.image)
+    if image is not None and image != old.image and not limits.offers_images:
+        raise Unimplemented(
+            "image (--image) needs a scheduler that runs containers; this gateway starts programs "
+            "on its own machine. Give the program with command (--command).",
+            reason="images_not_offered",
+        )
+    if request.tenant is not UNSET and request.tenant != "default":
+        raise Unimplemented(
+            "tenant (--tenant) other than `default` is not offered yet: nothing would keep tenants "
+            "apart. Leave it out.",
+            reason="tenants_not_offered",
+        )
+    spec = replace(
+        old,
+        source=old.source if request.source is UNSET else check_source(request.source),
+        replicas=_replicas(request, old.replicas, limits),
+        policy=old.policy if request.versions is UNSET else parse_policy(request.versions),
+        labels=old.labels if request.labels is UNSET else _labels(request.labels),
+        resources=_resources(request, old.resources, limits),
+        batching=_batching(request, old.batching),
+        image=image,
+        command=_command(request.command, old.command),
+        before=_text("before", request.before, old.before),
+        after=_text("after", request.after, old.after),
+        timeout_s=_between("timeout_s", request.timeout_s, old.timeout_s, 0.001, 86_400.0),
+        in_flight_limit=_between(
+            "in_flight_limit", request.in_flight_limit, old.in_flight_limit, 1, 1_000_000
+        ),
+        require_manifest=_given(request.require_manifest, old.require_manifest),
+    )
+    if isinstance(request.backend, str):
+        spec = replace(spec, backend=parse_backend(request.backend))
+    return spec
+
+
+def check_program(spec: ModelSpec) -> None:
+    """Refuse a custom backend without a program, and a program with another backend."""
+    if spec.backend is Backend.CUSTOM and not (spec.image or spec.command):
+        raise InvalidRequest(
+            "backend (--backend) custom needs the program to run: command (--command) or image "
+            "(--image).",
+            reason="custom_needs_program",
+        )
+    if spec.backend is not Backend.CUSTOM and spec.command:
+        raise InvalidRequest(
+            f"command (--command) is for backend custom; this model's is {spec.backend.value}. "
+            "Leave command out, or say --backend custom.",
+            reason="bad_command",
+        )
+
+
+def request_of(spec: ModelSpec) -> dict[str, Any]:
+    """The DeployRequest that makes this spec again, every key present."""
+    return {
+        "source": spec.source,
+        "backend": spec.backend.value,
+        "replicas": spec.replicas,
+        "min_replicas": None,
+        "max_replicas": None,
+        "versions": policy_text(spec.policy),
+        "labels": dict(spec.labels),
+        "gpus": spec.resources.gpus,
+        "gpu_type": spec.resources.gpu_type,
+        "cpu": spec.resources.cpus,
+        "memory": spec.resources.memory_bytes,
+        "image": spec.image,
+        "command": list(spec.command) or None,
+        "before": spec.before,
+        "after": spec.after,
+        "batch_size": spec.batching.max_rows,
+        "batch_delay_ms": round(spec.batching.delay_s * 1000, 6),
+        "timeout_s": spec.timeout_s,
+        "in_flight_limit": spec.in_flight_limit,
+        "require_manifest": spec.require_manifest,
+        "tenant": spec.tenant,
+    }
+
+
+def _given(value: T | UnsetType, otherwise: T) -> T:
+    return otherwise if isinstance(value, UnsetType) else value
+
+
+N = TypeVar("N", int, float)
+
+
+def _between(field: str, value: N | UnsetType, otherwise: N, low: N, high: N) -> N:
+    if isinstance(value, UnsetType):
+        return otherwise
+    if not math.isfinite(value) or not low <= value <= high:
+        raise refuse(field, f"must be from {low:g} to {high:g}; got {value}.")
+    return value
+
+
+def _text(field: str, value: str | UnsetType | None, otherwise: str | None) -> str | None:
+    if isinstance(value, UnsetType):
+        return otherwise
+    if value is None or value == "":
+        return None
+    if len(value) > MAX_TEXT or "\0" in value:
+        raise refuse(field, f"must have at most {MAX_TEXT} characters and no NUL.")
+    return value
+
+
+def _replicas(request: DeployRequest, otherwise: int, limits: DeployLimits) -> int:
+    least = request.min_replicas if isinstance(request.min_replicas, int) else None
+    most = request.max_replicas if isinstance(request.max_replicas, int) else None
+    asked = _given(request.replicas, None)
+    if least is None and most is None:
+        return otherwise if asked is None else check_replicas(asked, limits)
+    for field, value in (("min_replicas", least), ("max_replicas", most)):
+        if value is not None and not 0 <= value <= limits.max_replicas:
+            words = f"must be from 0 to {limits.max_replicas}; got {value}."
+            raise refuse(field, words, "bad_replicas")
+    if asked is not None:
+        raise refuse(
+            "replicas",
+            "and min_replicas/max_replicas exclude each other: give one.",
+            "bad_replicas",
+        )
+    if least is not None and most is not None and least > most:
+        raise refuse("min_replicas", f"{least} is above max_replicas {most}.", "bad_replicas")
+    if least is None or most is None or least != most:
+        raise Unimplemented(
+            "Autoscaling between min_replicas (--min-replicas) and max_replicas (--max-replicas) "
+            "is not offered yet. Give replicas (--replicas), or both with the same number.",
+            reason="autoscaling_not_offered",
+        )
+    return check_replicas(least, limits, "min_replicas")
+
+
+def _labels(labels: Mapping[str, int]) -> dict[str, int]:
+    if len(labels) > MAX_LABELS:
+        raise refuse("labels", f"may be at most {MAX_LABELS}.")
+    for label, version in labels.items():
+        check_label(label)
+        if label in RESERVED_LABELS:
+            raise refuse("labels", f"may not set `{label}`: the gateway keeps that one itself.")
+        if not 0 <= version <= INT64_MAX:
+            raise refuse("labels", f"must name versions from 0 to 2^63-1; got {label}={version}.")
+    return dict(sorted(labels.items()))
+
+
+def _resources(request: DeployRequest, old: Resources, limits: DeployLimits) -> Resources:
+    cpus = _given(request.cpu, old.cpus)
+    if cpus is not None and not (math.isfinite(cpus) and 0.001 <= cpus <= 4096):
+        raise refuse("cpu", f"must be from 0.001 to 4096 cores; got {cpus}.")
+    memory = old.memory_bytes
+    if not isinstance(request.memory, UnsetType):
+        given = request.memory
+        memory = None if given is None else parse_size(given, "memory", "--memory")
+    gpus = _between("gpus", request.gpus, old.gpus, 0, limits.max_gpus)
+    gpu_type = _text("gpu_type", request.gpu_type, old.gpu_type)
+    if gpu_type and not gpus:
+        raise refuse("gpu_type", "needs gpus (--gpus) of at least 1.")
+    return Resources(gpus, gpu_type, cpus, memory)
+
+
+def _batching(request: DeployRequest, old: Batching) -> Batching:
+    rows = _between("batch_size", request.batch_size, old.max_rows, 1, 65_536)
+    delay_ms = _between("batch_delay_ms", request.batch_delay_ms, old.delay_s * 1000, 0.0, 10_000.0)
+    return Batching(rows, delay_ms / 1000)
+
+
+def _command(
+    value: list[str] | str | UnsetType | None, otherwise: tuple[str, ...]
+) -> tuple[str, ...]:
+    if isinstance(value, UnsetType):
+        return otherwise
+    try:
+        parts = shlex.split(value) if isinstance(value, str) else list(value or ())
+    except ValueError as error:
+        raise refuse("command", f"cannot be split as a shell would: {error}.") from error
+    if len(parts) > MAX_ARGUMENTS or any(len(p) > MAX_TEXT or "\0" in p for p in parts):
+        raise refuse(
+            "command", f"may have {MAX_ARGUMENTS} arguments of {MAX_TEXT} characters, without NUL."
+        )
+    return tuple(parts)

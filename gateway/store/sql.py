@@ -1,0 +1,233 @@
+"""ports.Store over SQLAlchemy Core, on SQLite or PostgreSQL.
+
+One thread of its own runs every statement, one transaction each, so the loop never waits for a
+disk and no two transactions of this process compete. A caller that is cancelled leaves its
+transaction to finish: it is then committed or not, never half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+
+from gateway.domain.errors import GatewayError, Internal, Unavailable
+from gateway.domain.models import ModelRecord, ModelSpec
+from gateway.domain.names import Version
+from gateway.ports import Event
+from gateway.store import sqlite
+from gateway.store.encoding import spec_from_json, spec_to_json
+from gateway.store.memory import model_exists, model_unknown, stale, stamp, utc_now
+from gateway.store.tables import events, meta, migrate, models, past_generations
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """What is kept."""
+
+    max_events: int = 10_000
+    """Events kept; the oldest beyond are dropped. Some 300 bytes each: 3 MB, weeks of a quiet
+    gateway, a day of a busy one. The audit log is another thing and is never dropped."""
+
+
+def _json_text(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+class SqlStore:
+    """ports.Store in a database. Make it with `open_store`."""
+
+    def __init__(
+        self, url: str, settings: StoreSettings, now: Callable[[], datetime] = utc_now
+    ) -> None:
+        self._settings = settings
+        self._now = now
+        self._engine = sa.create_engine(
+            url,
+            pool_size=1,
+            max_overflow=0,
+            pool_pre_ping=not url.startswith("sqlite"),
+            json_serializer=_json_text,
+            json_deserializer=msgspec.json.decode,
+        )
+        self._where = f"The state database {self._engine.url.render_as_string(hide_password=True)}"
+        if self._engine.dialect.name == "sqlite":
+            sqlite.prepare(self._engine)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-store")
+
+    def __repr__(self) -> str:
+        return f"SqlStore({self._engine.url.render_as_string(hide_password=True)!r})"
+
+    async def open(self) -> None:
+        """Connect and migrate.
+
+        Raises:
+            Unavailable: it is locked, not writable, or does not answer.
+            Conflict: a newer program wrote it.
+            Internal: it is damaged.
+        """
+        await self._run(lambda c: migrate(c, self._where))
+
+    async def aclose(self) -> None:
+        """Finish what has begun, then close."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._thread, self._engine.dispose)
+        self._thread.shutdown(wait=False)
+
+    async def models(self) -> Sequence[ModelRecord]:
+        """All models, by name."""
+        return await self._run(_read_models)
+
+    async def put(self, spec: ModelSpec, expected_generation: int | None) -> ModelRecord:
+        """See ports.Store."""
+        at = stamp(self._now())
+        if expected_generation is None:
+            return await self._run(lambda c: _create(c, spec, at))
+        return await self._run(lambda c: _replace(c, spec, expected_generation, at))
+
+    async def set_live(self, name: str, version: Version | None) -> None:
+        """See ports.Store."""
+
+        def write(connection: sa.Connection) -> None:
+            change = sa.update(models).where(models.c.name == name).values(live_version=version)
+            if connection.execute(change).rowcount != 1:
+                raise model_unknown(name)
+
+        await self._run(write)
+
+    async def delete(self, name: str, expected_generation: int | None = None) -> None:
+        """See ports.Store."""
+        await self._run(lambda c: _delete(c, name, expected_generation))
+
+    async def append(self, event: Event) -> Event:
+        """See ports.Store."""
+        kept = replace(event, at=stamp(self._now()))
+        return await self._run(lambda c: _append(c, kept, self._settings.max_events))
+
+    async def events(
+        self, *, after: int = 0, model: str | None = None, limit: int = 1000
+    ) -> Sequence[Event]:
+        """See ports.Store."""
+        query = sa.select(events).where(events.c.seq > after).limit(limit)
+        if model is not None:
+            query = query.where(events.c.model == model)
+        query = query.order_by(events.c.seq if after else events.c.seq.desc())
+
+        def read(connection: sa.Connection) -> Sequence[Event]:
+            found = [
+                Event(r.type, r.model, r.message, r.fields, seq=r.seq, at=r.at)
+                for r in connection.execute(query)
+            ]
+            return found if after else found[::-1]
+
+        return await self._run(read)
+
+    async def _run(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run one transaction in the store's thread."""
+
+        def transaction() -> T:
+            try:
+                with self._engine.begin() as connection:
+                    return work(connection)
+            except sa.exc.DBAPIError as error:
+                raise self._translate(error) from error
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
+
+    def _translate(self, error: sa.exc.DBAPIError) -> GatewayError:
+        known = sqlite.translate(error, self._where)
+        if known is not None:
+            return known
+        if isinstance(error, sa.exc.OperationalError) or error.connection_invalidated:
+            return Unavailable(
+                f"{self._where} does not answer: {error.orig}",
+                reason="store_unreachable",
+                retry_after_s=2.0,
+            )
+        return Internal(f"{self._where} refused a statement: {error.orig}", reason="store_refused")
+
+
+def _record(row: sa.Row[Any]) -> ModelRecord:
+    return ModelRecord(
+        spec_from_json(row.spec), row.generation, row.created_at, row.updated_at, row.live_version
+    )
+
+
+def _read_models(connection: sa.Connection) -> Sequence[ModelRecord]:
+    return [_record(r) for r in connection.execute(sa.select(models).order_by(models.c.name))]
+
+
+def _generation(connection: sa.Connection, name: str) -> int | None:
+    query = sa.select(models.c.generation).where(models.c.name == name)
+    return connection.execute(query).scalar_one_or_none()
+
+
+def _create(connection: sa.Connection, spec: ModelSpec, at: str) -> ModelRecord:
+    if _generation(connection, spec.name) is not None:
+        raise model_exists(spec.name)
+    ended = connection.execute(
+        sa.select(past_generations.c.generation).where(past_generations.c.name == spec.name)
+    ).scalar_one_or_none()
+    first, stored = (ended or 0) + 1, spec_to_json(spec)
+    row = {
+        "name": spec.name,
+        "spec": stored,
+        "generation": first,
+        "created_at": at,
+        "updated_at": at,
+    }
+    try:
+        connection.execute(sa.insert(models), row)
+    except sa.exc.IntegrityError as error:  # another gateway was a moment earlier
+        raise model_exists(spec.name) from error
+    return ModelRecord(spec_from_json(stored), first, at, at)
+
+
+def _replace(connection: sa.Connection, spec: ModelSpec, expected: int, at: str) -> ModelRecord:
+    change = (
+        sa.update(models)
+        .where(models.c.name == spec.name, models.c.generation == expected)
+        .values(spec=spec_to_json(spec), generation=expected + 1, updated_at=at)
+    )
+    if connection.execute(change).rowcount != 1:
+        raise stale(spec.name, expected, _generation(connection, spec.name) or 0)
+    return _record(connection.execute(sa.select(models).where(models.c.name == spec.name)).one())
+
+
+def _delete(connection: sa.Connection, name: str, expected: int | None) -> None:
+    found = _generation(connection, name)
+    if found is None:
+        raise model_unknown(name)
+    wanted = found if expected is None else expected
+    gone = connection.execute(
+        sa.delete(models).where(models.c.name == name, models.c.generation == wanted)
+    )
+    if gone.rowcount != 1:
+        raise stale(name, wanted, _generation(connection, name) or 0)
+    connection.execute(sa.delete(past_generations).where(past_generations.c.name == name))
+    connection.execute(sa.insert(past_generations), {"name": name, "generation": found})
+
+
+def _append(connection: sa.Connection, event: Event, keep: int) -> Event:
+    counter = meta.c.key == "event_seq"
+    connection.execute(sa.update(meta).where(counter).values(value=meta.c.value + 1))
+    seq = connection.execute(sa.select(meta.c.value).where(counter)).scalar_one()
+    row = {
+        "seq": seq,
+        "at": event.at,
+        "type": event.type,
+        "model": event.model,
+        "message": event.message,
+        "fields": dict(event.fields),
+    }
+    connection.execute(sa.insert(events), row)
+    connection.execute(sa.delete(events).where(events.c.seq <= seq - keep))
+    return replace(event, seq=seq)
