@@ -24,7 +24,9 @@ settings = st.builds(RetrySettings, max_attempts=st.integers(1, 5))
 
 
 @given(tried, st.booleans(), st.booleans(), st.floats(0, 2), settings)
-def test_never_more_than_the_attempts_and_never_after_the_deadline(past, others, listed, now, bound):
+def test_never_more_than_the_attempts_and_never_after_the_deadline(
+    past, others, listed, now, bound
+):
     step = after_failure(past, others, listed, now, 1.0, bound)
     if len(past) >= bound.max_attempts or now >= 1.0:
         assert step is Step.GIVE_UP

@@ -1,0 +1,265 @@
+"""The REST front: TensorFlow Serving's, plus the metrics page and `GET /replica/status`.
+
+aiohttp's low-level server: one handler, no router. The body is read and decompressed here, so that
+its bound holds after decompression too and the error has the protocol's own shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import zlib
+
+from aiohttp import web
+
+from gateway.codecs import tfs_json, tfs_metadata, tfs_routes, tfs_status
+from gateway.codecs.tfs_errors import GRPC_CODE_NAMES, error_body, grpc_code, http_status
+from gateway.codecs.tfs_routes import NotFoundPath, RestCall, RestKind
+from gateway.domain.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    InvalidRequest,
+    TooLarge,
+    Unimplemented,
+)
+from gateway.domain.tensors import CLASSIFY_METHOD, REGRESS_METHOD
+from servers.kit import inference, logs
+from servers.kit.service import Service
+
+METRICS_PATH = "/monitoring/prometheus/metrics"
+STATUS_PATH = "/replica/status"
+TIMEOUT_HEADER = "x-request-timeout-ms"
+
+_JSON = "application/json"
+_ORIGIN = re.compile(r"https?://")
+_API = {RestKind.PREDICT: "Predict", RestKind.CLASSIFY: "Classify", RestKind.REGRESS: "Regress"}
+
+
+class Rest:
+    """All routes over one Service."""
+
+    def __init__(self, service: Service, max_body: int) -> None:
+        self.service = service
+        self._max_body = max_body
+
+    async def start(self, listener: socket.socket) -> web.ServerRunner:
+        """Answer on a bound socket; the runner's `cleanup()` ends it."""
+        server = web.Server(
+            self.handle,
+            handler_cancellation=True,
+            auto_decompress=False,
+            access_log=None,
+            keepalive_timeout=3600.0,
+        )
+        runner = web.ServerRunner(server)
+        await runner.setup()
+        await web.SockSite(runner, listener, backlog=1024).start()
+        return runner
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request; every error becomes an answer here."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        place = ["", ""]
+        code = 0
+        self.service.enter()
+        try:
+            response = await self._answer(request, began, place)
+        except NotFoundPath:
+            return web.Response(status=404)
+        except GatewayError as error:
+            code = grpc_code(error)
+            response = _error(http_status(error), error)
+        except Exception as error:  # noqa: BLE001  the front's one place for bugs
+            logs.bug("request.crashed", error, path=request.raw_path)
+            code = 13
+            text = error_body(f"{type(error).__name__}: {error}")
+            response = web.Response(status=500, body=text, content_type=_JSON)
+        finally:
+            self.service.leave()
+        model, api = place
+        if model:
+            took_s = loop.time() - began
+            self.service.metrics.observe(model, api, "REST", GRPC_CODE_NAMES[code], took_s)
+        return response
+
+    async def _answer(
+        self, request: web.BaseRequest, began: float, place: list[str]
+    ) -> web.Response:
+        path = request.raw_path
+        if request.method == "GET" and path == METRICS_PATH:
+            page = self.service.metrics.page()
+            return web.Response(body=page, headers={"Content-Type": "text/plain"})
+        if request.method == "GET" and path == STATUS_PATH:
+            return _json(self._replica_status())
+        if request.method == "OPTIONS" and path.lower().startswith("/v1/"):
+            origin = request.headers.get("Origin", "")
+            return web.Response(status=200 if _ORIGIN.match(origin) else 400)
+        call = tfs_routes.parse(request.method, path)
+        if call.kind is RestKind.STATUS:
+            return _json(self._status(call))
+        if call.kind is RestKind.METADATA:
+            servable = self.service.manager.find(call.model, call.version, call.label)
+            return _json(
+                tfs_metadata.metadata_json(servable.name, servable.version, servable.signatures)
+            )
+        self.service.admit()
+        deadline_at = began + _timeout_s(request, self.service.timeout_s)
+        try:
+            async with asyncio.timeout_at(deadline_at):
+                body = await read_body(request, self._max_body)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "Deadline exceeded before the request's body had come", reason="call"
+            ) from None
+        if call.kind is RestKind.PREDICT:
+            return _json(await self._predict(call, body, deadline_at, place))
+        return _json(await self._infer(call, body, deadline_at, place))
+
+    async def _predict(
+        self, call: RestCall, body: bytes, deadline_at: float, place: list[str]
+    ) -> bytes:
+        service = self.service
+        servable = service.manager.find(call.model, call.version, call.label)
+        place[:] = servable.name, _API[call.kind]
+        asked = await service.off_loop(
+            len(body), lambda: tfs_json.decode_predict(body, servable.signatures)
+        )
+        made = await service.predict(servable, asked.signature_name, asked.inputs, (), deadline_at)
+        size = 4 * sum(array.nbytes for array in made.outputs.values())
+        return await service.off_loop(
+            size, lambda: tfs_json.encode_predict(made.outputs, asked.row_form)
+        )
+
+    async def _infer(
+        self, call: RestCall, body: bytes, deadline_at: float, place: list[str]
+    ) -> bytes:
+        service = self.service
+        servable = service.manager.find(call.model, call.version, call.label)
+        place[:] = servable.name, _API[call.kind]
+        asked = await service.off_loop(len(body), lambda: tfs_json.decode_examples(body))
+        is_classify = call.kind is RestKind.CLASSIFY
+        method = CLASSIFY_METHOD if is_classify else REGRESS_METHOD
+        made = await service.infer(
+            servable, asked.signature_name, method, asked.examples, deadline_at
+        )
+        count = len(asked.examples)
+        if is_classify:
+            return tfs_json.encode_classify(inference.classification(made.outputs, count))
+        return tfs_json.encode_regress(inference.regression(made.outputs, count))
+
+    def _status(self, call: RestCall) -> bytes:
+        return tfs_status.status_json(self.service.manager.statuses(call.model, call.version))
+
+    def _replica_status(self) -> bytes:
+        models = {
+            name: {
+                "reason": self.service.manager.source_reason(name),
+                "versions": [
+                    {
+                        "version": status.version,
+                        "state": status.state.value,
+                        "phase": status.phase,
+                        "fetched_bytes": status.fetched_bytes,
+                        "total_bytes": status.total_bytes,
+                        "reason": status.reason,
+                        "error_code": status.error_code,
+                    }
+                    for status in statuses
+                ],
+            }
+            for name, statuses in self.service.manager.overview().items()
+        }
+        return json.dumps({"models": models}).encode()
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, headers={"Content-Type": _JSON})
+
+
+def _error(status: int, error: GatewayError) -> web.Response:
+    headers = {"Content-Type": _JSON, "x-gateway-reason": error.reason}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    return web.Response(status=status, body=error_body(error.message), headers=headers)
+
+
+def _timeout_s(request: web.BaseRequest, default_s: float) -> float:
+    given = request.headers.get(TIMEOUT_HEADER)
+    if given is None:
+        return default_s
+    if not given.isascii() or not given.isdigit() or len(given) > 12:
+        raise InvalidRequest(
+            f"{TIMEOUT_HEADER} must be whole milliseconds, was {given[:64]!r}", reason="bad_timeout"
+        )
+    return int(given) / 1000
+
+
+async def read_body(request: web.BaseRequest, limit: int) -> bytes:
+    """The request's body, decompressed, at most `limit` bytes before and after.
+
+    Raises:
+        TooLarge: it is longer.
+        InvalidRequest: it is not the gzip it says it is (`bad_encoding`).
+        Unimplemented: an encoding other than gzip.
+    """
+    if (request.content_length or 0) > limit:
+        raise _too_large(limit)
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        # The low-level server leaves this to its user; without it curl waits a second before it
+        # sends any body above 1 MiB.
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.content.iter_any():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        chunks.append(chunk)
+    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip"):
+        raise Unimplemented(
+            f"Content-Encoding {encoding[:64]!r} is not offered; send gzip or none",
+            reason="bad_encoding",
+        )
+    return gunzip(body, limit)
+
+
+def gunzip(body: bytes, limit: int) -> bytes:
+    """Decompress gzip, one or more members, to at most `limit` bytes."""
+    pieces: list[bytes] = []
+    left = limit
+    while body:
+        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        try:
+            piece = member.decompress(body, left + 1)
+        except zlib.error as error:
+            raise _bad_gzip(str(error)) from error
+        left -= len(piece)
+        if left < 0 or member.unconsumed_tail:
+            raise _too_large(limit)
+        if not member.eof:
+            raise _bad_gzip("it ends too early")
+        pieces.append(piece)
+        body = member.unused_data
+    return b"".join(pieces)
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(
+        f"The request body is over the limit of {limit} bytes; send fewer rows at once, or raise "
+        "--max-body",
+        reason="too_large",
+    )
+
+
+def _bad_gzip(why: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"The body is not valid gzip, as Content-Encoding says: {why}", reason="bad_encoding"
+    )
