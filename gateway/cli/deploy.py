@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.output import dump, output_option, say
-from gateway.cli.session import NounGroup, Session
+from gateway.cli.session import NounGroup, Session, url_option
 
 if TYPE_CHECKING:
     from gateway.client.control import ControlClient
@@ -114,6 +114,7 @@ def deploy() -> None:
     help="How long to wait for the model to answer.",
 )
 @output_option
+@url_option
 @click.pass_obj
 def model(
     session: Session,

@@ -111,7 +111,10 @@ def build(
     if "versions" in request:
         request["versions"] = _policy(request["versions"])
     if "memory" in request:
-        size(str(request["memory"]))
+        try:
+            size.convert(str(request["memory"]), None, None)
+        except click.BadParameter as error:
+            raise click.UsageError(f"--memory: {error.message}") from error
     if isinstance(request.get("command"), str):
         request["command"] = _split(request["command"])
     _contradictions(request)

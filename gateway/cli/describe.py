@@ -8,7 +8,7 @@ import click
 
 from gateway.cli.output import cell, dump, output_option, print_table, show
 from gateway.cli.rows import NOUNS
-from gateway.cli.session import NounGroup, Session
+from gateway.cli.session import NounGroup, Session, url_option
 
 if TYPE_CHECKING:
     from gateway.client.control import ControlClient
@@ -25,6 +25,7 @@ def describe() -> None:
 @describe.command("model")
 @click.argument("name")
 @output_option
+@url_option
 @click.pass_obj
 def model(session: Session, name: str, output: str) -> None:
     """Show NAME with its versions, replicas and latest events.

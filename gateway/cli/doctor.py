@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gateway.cli.output import dump, output_option, print_table, say
-from gateway.cli.session import Session, run_async
+from gateway.cli.session import Session, run_async, url_option
 
 
 @click.command(short_help="Say what is wrong here, and how to mend it.")
@@ -18,6 +18,7 @@ from gateway.cli.session import Session, run_async
     help="Look at the ports and the state directory of this `gateway serve --config`.",
 )
 @output_option
+@url_option
 @click.pass_obj
 def doctor(session: Session, serve_config: Path | None, output: str) -> int:
     """Look for what is wrong with this installation, and say how to mend it.

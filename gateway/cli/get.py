@@ -10,7 +10,7 @@ import click
 
 from gateway.cli.output import console, dump, line, output_option, print_table, say, show, table
 from gateway.cli.rows import NOUNS, Noun, noun_named
-from gateway.cli.session import Session
+from gateway.cli.session import Session, url_option
 
 if TYPE_CHECKING:
     from gateway.client.control import ControlClient
@@ -45,6 +45,7 @@ def _noun(word: str) -> Noun:
     help="Of events: the newest this many.",
 )
 @output_option
+@url_option
 @click.pass_obj
 def get(
     session: Session, noun: Noun, name: str | None, watch: bool, limit: int, output: str

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.session import Session
+from gateway.cli.session import Session, url_option
 
 if TYPE_CHECKING:
     from gateway.client.control import ControlClient
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @click.argument("name")
 @click.option("--replica", metavar="ID", help="Only this one (see: gateway get replicas NAME).")
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is printed. Ctrl-C ends it.")
+@url_option
 @click.pass_obj
 def logs(session: Session, name: str, replica: str | None, follow: bool) -> None:
     """Print the output of NAME's replicas; lines begin with [replica] unless one is named."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.output import dump, output_option, say
-from gateway.cli.session import NounGroup, Session
+from gateway.cli.session import NounGroup, Session, url_option
 
 if TYPE_CHECKING:
     from gateway.client.control import ControlClient
@@ -23,6 +23,7 @@ def scale() -> None:
 @click.argument("name")
 @click.option("--replicas", type=click.IntRange(1, 1000), required=True, help="How many.")
 @output_option
+@url_option
 @click.pass_obj
 def scale_model(session: Session, name: str, replicas: int, output: str) -> None:
     """Give NAME this many replicas. Returns at once; surplus ones finish what they have begun."""
@@ -56,6 +57,7 @@ def delete() -> None:
     help="How long to wait for the replicas to stop.",
 )
 @output_option
+@url_option
 @click.pass_obj
 def delete_model(
     session: Session, name: str, yes: bool, no_wait: bool, wait_s: float, output: str

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.session import Session
+from gateway.cli.session import Session, url_option
 
 if TYPE_CHECKING:
     from gateway.client.calls import Target
@@ -64,6 +64,7 @@ Examples
     show_default=True,
     help="How to print the answer. json is the server's own text.",
 )
+@url_option
 @click.pass_obj
 def predict(
     session: Session,

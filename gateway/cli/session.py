@@ -28,6 +28,10 @@ class Session:
         self._url = url
         self._config_file = config_file
 
+    def use(self, url: str) -> None:
+        """Talk to `url`, whatever was said before."""
+        self._url = url
+
     @property
     def url(self) -> str:
         """The control API's address: flag, GATEWAY_URL, config file, default, in that order."""
@@ -55,6 +59,22 @@ class Session:
                 return await work(control)
 
         return run_async(whole())
+
+
+def _use_url(context: click.Context, _: click.Parameter, url: str | None) -> None:
+    session = context.find_object(Session)
+    if url and session is not None:
+        session.use(url)
+
+
+url_option = click.option(
+    "--url",
+    metavar="URL",
+    expose_value=False,
+    callback=_use_url,
+    help="Address of the control API (also before the verb, and GATEWAY_URL).",
+)
+"""`--url` where people type it last, as well as before the verb."""
 
 
 def run_async(work: Coroutine[Any, Any, _T]) -> _T:
@@ -101,15 +121,26 @@ _UNITS = {
 }  # fmt: skip
 
 
-def size(text: str) -> int:
-    """Bytes, written `4096`, `512MB`, `2GiB` or `1.5Gi`; an option's `type`.
+class Size(click.ParamType):  # type: ignore[type-arg] # generic in newer clicks only
+    """Bytes, written `4096`, `512MB`, `2GiB` or `1.5Gi`; at least one."""
 
-    Raises:
-        click.BadParameter: it is no size of at least one byte.
-    """
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number of bytes; click's usage error, naming the option, for anything else."""
+        if isinstance(value, int):
+            return value
+        found = _size(str(value))
+        if found is None:
+            self.fail(f"{value!r} is no size: write 4096, 512MB or 2GiB", param, ctx)
+        return found
+
+
+size = Size()
+
+
+def _size(text: str) -> int | None:
     shown = re.fullmatch(r"(\d{1,20}(?:\.\d{1,9})?)\s*([kmgt]?i?)b?", text.strip(), re.I | re.A)
     unit = _UNITS.get(shown[2].lower()) if shown else None
     value = int(float(shown[1]) * unit) if shown and unit else 0
-    if not 1 <= value < 2**60:
-        raise click.BadParameter(f"{text!r} is no size: write 4096, 512MB or 2GiB")
-    return value
+    return value if 1 <= value < 2**60 else None

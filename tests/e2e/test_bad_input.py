@@ -88,7 +88,8 @@ def _post(
     try:
         connection.request("POST", path, body, headers or {})
         answer = connection.getresponse()
-        return answer.status, dict(answer.getheaders()), answer.read()
+        headers = {name.lower(): value for name, value in answer.getheaders()}
+        return answer.status, headers, answer.read()
     finally:
         connection.close()
 
@@ -102,7 +103,8 @@ def _post(
         (b'{"instances": []}', 400, "No values in 'instances' array"),
         (b'{"instances": 3}', 400, "Expecting 'instances' to be an list/array"),
         (b'{"instances": [["a"]]}', 400, "is not of expected type: float"),
-        (b'{"instances": [[1.0], [1.0, 2.0]]}', 400, "Encountered list at unexpected size"),
+        (b'{"instances": [[1.0], [1.0, 2.0]]}', 400, "Expecting tensor size: 1 but got: 2"),
+        (b'{"inputs": [[1.0, 2.0], [1.0]]}', 400, "Encountered list at unexpected size"),
         (b'{"instances": [[[[1.0]]]]}', 400, ""),
         (b'{"signature_name": "no", "instances": [[1.0]]}', 400, "Serving signature name"),
         (b'{"signature_name": 3, "instances": [[1.0]]}', 400, "key must be a string value"),
@@ -127,7 +129,7 @@ def test_unknown_models_versions_labels_and_paths(served: GatewayProcess) -> Non
         got, headers, text = _post(served, path, good)
         assert (got, json.loads(text)["error"]) == (status, json.loads(text)["error"])
         assert words in json.loads(text)["error"]
-        assert headers["Content-Type"].startswith("application/json")
+        assert headers["content-type"].startswith("application/json")
     assert _post(served, "/elsewhere", good)[::2] == (404, b"")
 
 
@@ -137,7 +139,7 @@ def test_labels_versions_and_gzip_reach_the_right_answer(served: GatewayProcess)
         status, headers, text = _post(served, f"/v1/models/served{path}:predict", body)
         assert (status, json.loads(text)) == (200, {"predictions": [[2.0]]})
         assert headers["x-gateway-version"] == "1"
-        assert "Server-Timing" in headers
+        assert "server-timing" in headers
     packed = {"Content-Encoding": "gzip"}
     status, _, text = _post(served, "/v1/models/served:predict", gzip.compress(body), packed)
     assert (status, json.loads(text)) == (200, {"predictions": [[2.0]]})

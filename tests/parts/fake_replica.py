@@ -203,3 +203,12 @@ async def running_gateway(
         yield Gateway(plane, f"127.0.0.1:{sock.getsockname()[1]}", f"127.0.0.1:{port}", channel)
     assert not plane.in_flight.by_model
     assert not plane.in_flight.by_replica
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait until `condition()` holds; fails when it does not in time."""
+    loop = asyncio.get_running_loop()
+    end_at = loop.time() + seconds
+    while not condition():
+        assert loop.time() < end_at, "it did not happen in time"
+        await asyncio.sleep(0.01)

@@ -13,4 +13,4 @@ def need(present: bool, install: str) -> None:
         return
     if os.environ.get("CI"):
         pytest.fail(f"a part is missing in CI: {install}", pytrace=False)
-    pytest.skip(f"a part is missing; install it with: {install}")
+    pytest.skip(f"a part is missing; install it with: {install}", allow_module_level=True)

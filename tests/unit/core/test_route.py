@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import pytest
+
+from gateway.core.route import (
+    ModelRoute,
+    RoutingTable,
+    Target,
+    is_interrupted,
+    route,
+    statuses,
+)
+from gateway.domain.errors import InvalidRequest, NotFound, Unavailable
+from gateway.domain.models import VersionState, VersionStatus
+from gateway.domain.replicas import Endpoint
+
+A = Target("a", Endpoint("h", "g", "c"))
+
+
+def status(version: int, state: VersionState, reason: str = "") -> VersionStatus:
+    return VersionStatus(version, state, reason)
+
+
+MODEL = ModelRoute(
+    "m",
+    live=2,
+    targets={2: (A,), 1: (A,)},
+    labels={"stable": 2, "old": 1, "gone": 7},
+    statuses=(
+        status(4, VersionState.FAILED, "bad file"),
+        status(3, VersionState.LOADING),
+        status(2, VersionState.READY),
+        status(1, VersionState.READY),
+        status(0, VersionState.GONE),
+    ),
+)
+COLD = ModelRoute("cold", statuses=(status(1, VersionState.FETCHING),))
+LOST = ModelRoute("lost", live=5, statuses=(status(5, VersionState.LOADING),), labels={"stable": 5})
+BARE = ModelRoute("bare", live=5, statuses=(status(5, VersionState.READY),))
+TABLE = RoutingTable(1, {m.name: m for m in (MODEL, COLD, LOST, BARE)})
+
+
+@pytest.mark.parametrize(
+    ("version", "label", "meant"), [(None, None, 2), (1, None, 1), (None, "old", 1)]
+)
+def test_the_version_that_is_meant(version, label, meant):
+    way = route(TABLE, "m", version, label)
+    assert (way.version, way.targets) == (meant, (A,))
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "label", "kind", "reason"),
+    [
+        ("x", None, None, NotFound, "model_unknown"),
+        ("m", 99, None, NotFound, "version_unknown"),
+        ("m", 0, None, NotFound, "version_unknown"),
+        ("m", None, "nope", InvalidRequest, "label_unknown"),
+        ("m", None, "gone", NotFound, "version_unknown"),
+        ("m", 3, None, Unavailable, "version_loading"),
+        ("m", 4, None, Unavailable, "version_failed"),
+        ("cold", None, None, Unavailable, "version_loading"),
+        ("bare", None, None, Unavailable, "no_selectable_replica"),
+    ],
+)
+def test_what_cannot_be_answered_is_told_apart(name, version, label, kind, reason):
+    with pytest.raises(kind) as caught:
+        route(TABLE, name, version, label)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "label", "expected"),
+    [
+        ("x", None, None, False),
+        ("m", None, None, False),
+        ("cold", None, None, False),
+        ("lost", None, None, True),
+        ("lost", 5, None, True),
+        ("lost", 4, None, False),
+        ("lost", None, "stable", True),
+        ("lost", None, "nope", False),
+        ("bare", None, None, True),
+    ],
+)
+def test_only_a_live_version_without_replicas_is_interrupted(name, version, label, expected):
+    assert is_interrupted(TABLE, name, version, label) is expected
+
+
+def test_statuses_are_all_or_the_one_asked_for():
+    assert statuses(TABLE, "m") == MODEL.statuses
+    assert [s.version for s in statuses(TABLE, "m", 3)] == [3]
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "words"),
+    [
+        ("x", None, "Could not find any versions of model x"),
+        ("x", 1, "Could not find version 1 of model x"),
+        ("m", 99, "Could not find version 99 of model m"),
+    ],
+)
+def test_unknown_statuses_are_refused_in_the_originals_words(name, version, words):
+    with pytest.raises(NotFound) as caught:
+        statuses(TABLE, name, version)
+    assert caught.value.message == words
