@@ -32,7 +32,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
     state = tmp_path_factory.mktemp("stock") / "state"
     with gateway_process(state, "--poll-s", "0.5", "--settle-s", "0") as running:
         for name in MODELS:
-            running.cli("deploy", "model", name, "--source", str(model_dir(name).parent))
+            running.cli("deploy", "model", name, "--source", str(model_dir(name)))
         yield running
 
 

@@ -26,7 +26,7 @@ said = st.sampled_from(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.fixed_dictionaries({n: said for n in "abc"}),
+    st.fixed_dictionaries(dict.fromkeys("abc", said)),
     st.lists(st.sampled_from(["wait", "cancel", "deadline"]), min_size=1, max_size=8),
     st.integers(1, 5),
     st.booleans(),

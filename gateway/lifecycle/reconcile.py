@@ -1,0 +1,360 @@
+"""The reconcile loop: what is wanted, what is, and the difference made good. See README.md.
+
+Level-triggered. Whatever happens (a spec changed, a source shows a version, a replica reports, a
+process ends) only wakes the loop; each tick derives everything anew. So a lost or doubled wake-up
+costs time and nothing else, and a restart of the gateway is only a tick with an empty memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any, Protocol
+
+from gateway.core.placement import template_of
+from gateway.core.route import ModelRoute, RoutingTable
+from gateway.core.versions import ReplicaSeen, told
+from gateway.domain.errors import NotFound
+from gateway.domain.models import ModelRecord, VersionState
+from gateway.domain.names import Version
+from gateway.domain.observed import ModelView
+from gateway.domain.replicas import Replica, ReplicaSet, ReplicaState, Told
+from gateway.lifecycle.meters import Meters
+from gateway.lifecycle.model_loop import ModelLoop
+from gateway.lifecycle.news import news
+from gateway.lifecycle.replica_watch import ReplicaWatch
+from gateway.lifecycle.settings import LifecycleSettings
+from gateway.lifecycle.source_watch import SourceWatch
+from gateway.ports import Clock, DataPlanes, ReplicaControl, Scheduler, Store, VersionSource
+from gateway.telemetry import Metrics, log
+
+_LISTENS = (ReplicaState.LOADING, ReplicaState.DRAINING)
+
+
+class Emit(Protocol):
+    """Keeps one event and passes it on; control/events.py has the one that is used."""
+
+    async def __call__(self, type: str, model: str, message: str, **fields: Any) -> object: ...
+
+
+class Lifecycle:
+    """All models' loops. `run` them in a TaskGroup; implements ports.Observed."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        source: VersionSource,
+        scheduler: Scheduler,
+        control: ReplicaControl,
+        planes: DataPlanes,
+        emit: Emit,
+        clock: Clock,
+        rng: Random | None = None,
+        settings: LifecycleSettings | None = None,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self._store = store
+        self._source = source
+        self._scheduler = scheduler
+        self._control = control
+        self._planes = planes
+        self._emit = emit
+        self._clock = clock
+        self._rng = rng or Random()
+        self._settings = settings or LifecycleSettings()
+        self._meters = Meters(metrics)
+        self._models: dict[str, ModelLoop] = {}
+        self._watches: dict[str, tuple[ReplicaWatch, asyncio.Task[None]]] = {}
+        self._removing: set[str] = set()
+        self._left_at: dict[tuple[str, Version, str], float] = {}
+        self._table = RoutingTable()
+        self._adopting = True
+        self._wake = asyncio.Event()
+        self._wait_for_planes = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._looked = asyncio.Event()
+
+    def __repr__(self) -> str:
+        live = {m.name: m.live for m in self._models.values()}
+        return f"Lifecycle(live={live}, table={self._table.generation})"
+
+    # ---- ports.Observed --------------------
+
+    def view(self, name: str) -> ModelView | None:
+        """See ports.Observed."""
+        model = self._models.get(name)
+        return None if model is None else model.view
+
+    def poke(self, name: str) -> None:
+        """See ports.Observed."""
+        model = self._models.get(name)
+        if model is not None:
+            model.source.poke()
+        self._wake.set()
+
+    async def changed(self) -> None:
+        """See ports.Observed."""
+        await self._changed.wait()
+
+    async def looked(self) -> None:
+        """Wait until every replica that an earlier gateway left was asked what it holds, and the
+        table says so. Opening the prediction ports before that would refuse what can be answered.
+        A replica that hangs takes as long as its report may; bound the wait."""
+        await self._looked.wait()
+
+    # ---- loops --------------------
+
+    async def run(self) -> None:
+        """Reconcile for ever. Cancelled, it leaves everything as it is for the next gateway."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_scheduler())
+            tasks.create_task(self._follow_planes())
+            while True:
+                self._wake.clear()
+                pause_s = self._settings.resync_s
+                try:
+                    await self._tick(tasks)
+                except Exception as error:  # noqa: BLE001 - the tick: logged, counted, tried again
+                    self._on_error("models", error)
+                    pause_s = self._settings.error_retry_s
+                    await self._clock.sleep(min(0.05, pause_s))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._wake.wait()
+
+    def _on_error(self, loop: str, error: BaseException) -> None:
+        log.bug("reconcile.failed", error, loop=loop)
+        self._meters.reconcile_failed(loop)
+
+    async def _follow_scheduler(self) -> None:
+        while True:
+            await self._scheduler.changed()
+            self._wake.set()
+            # `changed` answers at once until somebody has looked, which the tick does.
+            await self._clock.sleep(0.01)
+
+    async def _follow_planes(self) -> None:
+        while True:
+            await self._wait_for_planes.wait()
+            self._wait_for_planes.clear()
+            await self._planes.drained()
+            self._wake.set()
+            await self._clock.sleep(0.01)
+
+    # ---- one tick --------------------
+
+    async def _tick(self, tasks: asyncio.TaskGroup) -> None:
+        records = {r.spec.name: r for r in await self._store.models()}
+        replicas = self._scheduler.replicas()
+        self._sync_models(records, replicas, tasks)
+        await self._scheduler.ensure(
+            [
+                ReplicaSet(m.record.spec, template_of(m.record.spec))
+                for m in self._models.values()
+                if not m.deleted
+            ]
+        )
+        replicas = self._scheduler.replicas()
+        self._sync_watches(replicas, tasks)
+        of_model = {name: [r for r in replicas if r.model == name] for name in self._models}
+        watches = {replica_id: watch for replica_id, (watch, _) in self._watches.items()}
+        routes: dict[str, ModelRoute] = {}
+        views: dict[str, ModelView] = {}
+        for name, model in self._models.items():
+            route, views[name] = model.decide(of_model[name], watches)
+            if not model.deleted:
+                routes[name] = route
+        await self._make_live()
+        self._publish(routes)
+        busy = self._busy()
+        for name, model in self._models.items():
+            self._tell(model, of_model[name], busy)
+        self._release(replicas, busy, tasks)
+        for name, model in list(self._models.items()):
+            await self._tell_news(model, views[name])
+            if model.deleted and not of_model[name]:
+                await self._bury(model)
+        if all(watch.asked for watch in watches.values()):
+            self._looked.set()
+        self._adopting = False
+        self._meters.observe(self._models.values())
+
+    def _sync_models(
+        self,
+        records: Mapping[str, ModelRecord],
+        replicas: Sequence[Replica],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        """Begin and end models' loops as the store says."""
+        for name, record in records.items():
+            known = self._models.get(name)
+            if known is None or known.deleted or known.record.created_at != record.created_at:
+                if known is not None:
+                    known.source_task.cancel()
+                self._models[name] = self._begin(record, tasks)
+                continue
+            if known.record.spec.source != record.spec.source:
+                known.source_task.cancel()
+                known.source, known.source_task = self._watch_source(record, tasks)
+            known.record = record
+        for name, model in self._models.items():
+            if name not in records and not model.deleted:
+                model.deleted = True
+                model.source_task.cancel()
+
+    def _begin(self, record: ModelRecord, tasks: asyncio.TaskGroup) -> ModelLoop:
+        watch, task = self._watch_source(record, tasks)
+        return ModelLoop(record, watch, task, record.live_version)
+
+    def _watch_source(
+        self, record: ModelRecord, tasks: asyncio.TaskGroup
+    ) -> tuple[SourceWatch, asyncio.Task[None]]:
+        name = record.spec.name
+        watch = SourceWatch(
+            name,
+            record.spec.source,
+            self._source,
+            self._settings,
+            self._rng,
+            self._wake.set,
+            lambda error: self._on_error("source", error),
+            lambda: self._meters.source_read(name),
+        )
+        return watch, tasks.create_task(watch.run())
+
+    def _sync_watches(self, replicas: Sequence[Replica], tasks: asyncio.TaskGroup) -> None:
+        """One watch for each replica that listens."""
+        listening = {r.id: r for r in replicas if r.state in _LISTENS and r.endpoint is not None}
+        for replica_id in [i for i in self._watches if i not in listening]:
+            _, task = self._watches.pop(replica_id)
+            task.cancel()
+        for replica in listening.values():
+            if replica.id not in self._watches and replica.endpoint is not None:
+                watch = ReplicaWatch(
+                    replica.id,
+                    replica.model,
+                    replica.endpoint,
+                    self._control,
+                    self._clock,
+                    self._settings,
+                    self._wake.set,
+                )
+                self._watches[replica.id] = (watch, tasks.create_task(watch.run()))
+
+    async def _make_live(self) -> None:
+        """Remember live versions before anybody is answered by them: a crash in between then
+        repeats the change instead of taking it back."""
+        for model in self._models.values():
+            if model.decision is None or model.deleted or model.decision.live == model.live:
+                continue
+            # Deleted in between: the next tick finds that out.
+            with contextlib.suppress(NotFound):
+                await self._store.set_live(model.name, model.decision.live)
+            model.live = model.decision.live
+
+    def _publish(self, routes: Mapping[str, ModelRoute]) -> None:
+        if routes != self._table.models or self._table.generation == 0:
+            self._table = RoutingTable(self._table.generation + 1, dict(routes))
+            self._planes.publish(self._table)
+
+    def _busy(self) -> set[tuple[str, Version, str]]:
+        """What the data planes hold on to beyond the table; no longer than `drain_s`."""
+        now = self._clock.now()
+        busy = set(self._planes.busy())
+        self._left_at = {k: self._left_at.get(k, now) for k in busy}
+        if busy:
+            self._wait_for_planes.set()
+        return {k for k in busy if now - self._left_at[k] < self._settings.drain_s}
+
+    def _tell(
+        self, model: ModelLoop, replicas: Sequence[Replica], busy: set[tuple[str, Version, str]]
+    ) -> None:
+        """Tell each replica of the current template what to hold. One of another template serves
+        another source or is on its way out; it keeps what it has."""
+        decision = model.decision
+        if decision is None or model.deleted:
+            return
+        spec = model.record.spec
+        template = template_of(spec)
+        offered = model.source.offered(require_manifest=spec.require_manifest)
+        if not model.source.looks:
+            return
+        for replica in replicas:
+            if replica.template != template or replica.state is ReplicaState.DRAINING:
+                continue
+            watch = self._watches[replica.id][0] if replica.id in self._watches else None
+            if watch is None or not watch.report.answered:
+                continue
+            seen = ReplicaSeen(replica.id, watch.report, told=watch.told)
+            versions = told(
+                decision, offered, seen, [(v, i) for name, v, i in busy if name == model.name]
+            )
+            if versions or watch.told or watch.report.versions:
+                watch.tell(Told(model.name, model.told_source, versions))
+
+    def _release(
+        self,
+        replicas: Sequence[Replica],
+        busy: set[tuple[str, Version, str]],
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        """End draining replicas that nobody is sent to and nobody waits for."""
+        routed = {
+            t.replica_id
+            for route in self._table.models.values()
+            for targets in route.targets.values()
+            for t in targets
+        }
+        held = routed | {replica_id for _, _, replica_id in busy}
+        for replica in replicas:
+            model = self._models.get(replica.model)
+            released = model is None or (
+                model.decision is not None
+                and (replica.endpoint is None or replica.id in model.decision.released)
+            )
+            if (
+                replica.state is ReplicaState.DRAINING
+                and released
+                and replica.id not in held
+                and replica.id not in self._removing
+            ):
+                self._removing.add(replica.id)
+                tasks.create_task(self._remove(replica.id))
+
+    async def _remove(self, replica_id: str) -> None:
+        try:
+            await self._scheduler.remove(replica_id)
+        except Exception as error:  # noqa: BLE001 - part of the tick: logged, counted, tried again
+            self._on_error("remove", error)
+        finally:
+            self._removing.discard(replica_id)
+            self._wake.set()
+
+    async def _tell_news(self, model: ModelLoop, view: ModelView) -> None:
+        before = model.view
+        if before == view:
+            return
+        happened = list(news(before, view, adopting=self._adopting))
+        model.view = view
+        self._changed.set()
+        self._changed = asyncio.Event()
+        for one in happened:
+            if model.deleted and one.type == "model.unavailable":
+                continue
+            if one.type == "version.ready":
+                self._meters.version_ready(model.name, one.fields["version"], self._clock.now())
+            await self._emit(one.type, model.name, one.message, **one.fields)
+        for version in view.versions:
+            if version.state in (VersionState.NEW, VersionState.FETCHING, VersionState.LOADING):
+                self._meters.version_begun(model.name, version.version, self._clock.now())
+
+    async def _bury(self, model: ModelLoop) -> None:
+        """The last replica of a deleted model is gone."""
+        del self._models[model.name]
+        self._meters.forget(model.name)
+        self._changed.set()
+        self._changed = asyncio.Event()
+        await self._emit("model.deleted", model.name, f"model {model.name} is gone")

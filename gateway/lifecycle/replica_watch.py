@@ -1,0 +1,133 @@
+"""Talk with one replica: tell it what to hold, ask what it holds.
+
+The report comes first: a replica that was adopted may hold what this gateway does not know of yet,
+and must not lose it to a configuration made in ignorance.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gateway.domain.errors import GatewayError
+from gateway.domain.models import VersionState
+from gateway.domain.names import Version
+from gateway.domain.replicas import Endpoint, ReplicaReport, Told
+from gateway.lifecycle.settings import LifecycleSettings
+from gateway.ports import Clock, ReplicaControl
+from gateway.telemetry import log
+
+_UNDER_WAY = (
+    VersionState.NEW,
+    VersionState.FETCHING,
+    VersionState.LOADING,
+    VersionState.DRAINING,
+)
+NOTHING = ReplicaReport(answered=False)
+
+
+class ReplicaWatch:
+    """One replica that listens. `run` is its loop; `news` is called when its report changed."""
+
+    def __init__(
+        self,
+        replica_id: str,
+        model: str,
+        endpoint: Endpoint,
+        control: ReplicaControl,
+        clock: Clock,
+        settings: LifecycleSettings,
+        news: Callable[[], None],
+    ) -> None:
+        self.report = NOTHING
+        self.told: frozenset[Version] = frozenset()
+        """What it was last told, and took."""
+        self.asked = False
+        """Whether it was asked at least once, answered or not."""
+        self.trouble = ""
+        """Why it does not take what it is told."""
+        self._id = replica_id
+        self._model = model
+        self._endpoint = endpoint
+        self._control = control
+        self._clock = clock
+        self._settings = settings
+        self._news = news
+        self._wanted: Told | None = None
+        self._sent: Told | None = None
+        self._sent_at = 0.0
+        self._missed = 0
+        self._poked = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"ReplicaWatch({self._id}, told={sorted(self.told)}, report={self.report})"
+
+    def tell(self, told: Told) -> None:
+        """What it should hold from now on; sent by the loop."""
+        if told != self._wanted:
+            self._wanted = told
+            self._poked.set()
+
+    async def run(self) -> None:
+        """Ask and tell for ever."""
+        while True:
+            self._poked.clear()
+            await self._ask()
+            if self.report.answered:
+                await self._tell()
+            try:
+                async with asyncio.timeout(self._pause_s()):
+                    await self._poked.wait()
+            except TimeoutError:
+                continue
+
+    async def _ask(self) -> None:
+        report = await self._control.report(self._endpoint, self._model)
+        if not self.asked:
+            self.asked = True
+            self._news()
+        if report.answered:
+            self._missed = 0
+        else:
+            self._missed += 1
+            if self._missed < self._settings.missed_reports and self.report.answered:
+                return
+        if report != self.report:
+            self.report = report
+            self._news()
+
+    async def _tell(self) -> None:
+        wanted = self._wanted
+        if wanted is None or (wanted == self._sent and not self._has_lost_it(wanted)):
+            return
+        try:
+            await self._control.tell(self._endpoint, wanted)
+        except GatewayError as error:
+            if error.message != self.trouble:
+                self.trouble = error.message
+                log.warning("replica.tell_failed", replica=self._id, cause=error.message)
+                self._news()
+            return
+        self._sent, self._sent_at = wanted, self._clock.now()
+        had_trouble, self.trouble = bool(self.trouble), ""
+        if self.told != frozenset(wanted.versions) or had_trouble:
+            self.told = frozenset(wanted.versions)
+            self._news()
+
+    def _has_lost_it(self, wanted: Told) -> bool:
+        """Whether it shows no trace of something that it was told a while ago."""
+        if self._clock.now() - self._sent_at < self._settings.retell_s:
+            return False
+        held = self.report.versions
+        return any(v not in held or held[v].state is VersionState.GONE for v in wanted.versions)
+
+    def _pause_s(self) -> float:
+        report = self.report
+        steady = (
+            report.answered
+            and self._wanted == self._sent
+            and self._missed == 0
+            and all(s.state not in _UNDER_WAY for s in report.versions.values())
+            and self.told <= report.versions.keys()
+        )
+        return self._settings.steady_report_s if steady else self._settings.busy_report_s
