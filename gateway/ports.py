@@ -61,6 +61,10 @@ class Upstream(Protocol):
         """Raises UpstreamFailed (with `sent`) or DeadlineExceeded; cancelling cancels the call."""
         ...
 
+    def keep(self, endpoints: Collection[Endpoint]) -> None:
+        """Close idle connections to every endpoint but these, and those in use when they are done."""
+        ...
+
     async def aclose(self) -> None: ...
 
 

@@ -96,6 +96,44 @@ def route(
     raise _absence(model, version, wanted)
 
 
+def is_interrupted(
+    table: RoutingTable, name: str, version: Version | None = None, label: str | None = None
+) -> bool:
+    """Whether the version meant is the live one and has no replica now.
+
+    It has answered before and is wanted still, so its replicas are being restarted or replaced:
+    holding the request for a moment saves it, where for a version that never answered it would
+    only delay the refusal.
+    """
+    model = table.models.get(name)
+    if model is None or model.live is None:
+        return False
+    wanted = model.labels.get(label) if label is not None else version
+    if label is None and version is None:
+        wanted = model.live
+    return wanted == model.live and not model.targets.get(model.live)
+
+
+def statuses(
+    table: RoutingTable, name: str, version: Version | None = None
+) -> tuple[VersionStatus, ...]:
+    """What GetModelStatus answers: every known version, newest first, or the one asked for.
+
+    Raises:
+        NotFound: none of them is known (`model_unknown`, `version_unknown`); the words are
+            TensorFlow Serving's (get_model_status_impl.cc).
+    """
+    model = table.models.get(name)
+    known = model.statuses if model is not None else ()
+    if version is not None:
+        known = tuple(s for s in known if s.version == version)
+    if known:
+        return known
+    if version is None:
+        raise NotFound(f"Could not find any versions of model {name}", reason="model_unknown")
+    raise NotFound(f"Could not find version {version} of model {name}", reason="version_unknown")
+
+
 def _absence(
     model: ModelRoute, asked: Version | None, wanted: Version | None
 ) -> NotFound | Unavailable:

@@ -1,0 +1,146 @@
+"""What the parent and its workers say to each other: JSON messages, each with its length before it.
+
+The pair of sockets is private to the two processes. A reader that sees its end knows that the
+other process is gone, however it went.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from gateway.core.route import RoutingTable
+from gateway.dataplane.settings import DataplaneSettings
+from gateway.domain import errors
+from gateway.domain.errors import GatewayError, Internal, UpstreamFailed
+from gateway.domain.names import Version
+
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+"""Far above any table (a thousand models are under a megabyte) and above any reload request, which
+the gRPC front bounds."""
+
+
+class Start(msgspec.Struct, tag="start", frozen=True):
+    """First message to a worker, followed by a Publish. Addresses in `settings` are those that were
+    bound."""
+
+    settings: DataplaneSettings
+    metrics_dir: str
+    log_format: str
+    takes_reloads: bool
+
+
+class Publish(msgspec.Struct, tag="publish", frozen=True):
+    """Replace the table. `number` counts the tables sent, whatever generation they have."""
+
+    number: int
+    table: RoutingTable
+
+
+class ReloadDone(msgspec.Struct, tag="reload_done", frozen=True):
+    """The answer to a Reload."""
+
+    number: int
+    body: bytes = b""
+    error: str = ""
+    """Class name of a GatewayError; empty for success."""
+    message: str = ""
+    reason: str = ""
+    retry_after_s: float | None = None
+
+
+ToWorker = Start | Publish | ReloadDone
+
+
+class Serving(msgspec.Struct, tag="serving", frozen=True):
+    """Both fronts listen."""
+
+
+class Failed(msgspec.Struct, tag="failed", frozen=True):
+    """The worker cannot start, and exits."""
+
+    message: str
+
+
+class Busy(msgspec.Struct, tag="busy", frozen=True):
+    """The worker has taken table `number`; requests in flight still use these, which it lacks."""
+
+    number: int
+    uses: list[tuple[str, Version, str]]
+
+
+class Reload(msgspec.Struct, tag="reload", frozen=True):
+    """HandleReloadConfigRequest, for the parent to apply."""
+
+    number: int
+    body: bytes
+    timeout_s: float
+
+
+ToParent = Serving | Failed | Busy | Reload
+
+T = TypeVar("T")
+
+
+class Channel(Generic[T]):
+    """One end of the pair; `T` is what it receives."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, received: Any
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._decoder = msgspec.json.Decoder(received)
+
+    @classmethod
+    async def over(cls, sock: socket.socket, received: Any) -> Channel[T]:
+        """Speak over a connected socket, which is closed with the channel."""
+        reader, writer = await asyncio.open_unix_connection(sock=sock)
+        return cls(reader, writer, received)
+
+    def send(self, message: ToWorker | ToParent) -> None:
+        """Returns at once. Senders bound what is under way: one unacknowledged table, few reloads.
+        Nothing happens when the other end is gone, which the reader learns."""
+        body = msgspec.json.encode(message)
+        if not self._writer.is_closing():
+            self._writer.write(len(body).to_bytes(4, "big") + body)
+
+    async def receive(self) -> T | None:
+        """The next message; None when the other process is gone."""
+        try:
+            size = int.from_bytes(await self._reader.readexactly(4), "big")
+            if size > MAX_MESSAGE_BYTES:
+                raise Internal(f"a message of {size} bytes between processes", reason="bug")
+            message: T = self._decoder.decode(await self._reader.readexactly(size))
+            return message
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return None
+
+    def close(self) -> None:
+        """The other end sees the end."""
+        self._writer.close()
+
+
+def reload_failed(number: int, error: GatewayError) -> ReloadDone:
+    """An error, to be raised again on the other side."""
+    return ReloadDone(
+        number,
+        error=type(error).__name__,
+        message=error.message,
+        reason=error.reason,
+        retry_after_s=error.retry_after_s,
+    )
+
+
+def raised(answer: ReloadDone) -> GatewayError:
+    """The error that `reload_failed` packed."""
+    kind = getattr(errors, answer.error, Internal)
+    if kind is UpstreamFailed:
+        return UpstreamFailed(answer.message, reason=answer.reason, sent=True)
+    error: GatewayError = kind(
+        answer.message, reason=answer.reason, retry_after_s=answer.retry_after_s
+    )
+    return error

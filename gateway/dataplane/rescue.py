@@ -1,0 +1,78 @@
+"""The one place where errors become answers, in TensorFlow Serving's dialect.
+
+Classes map to HTTP statuses and gRPC codes in codecs.tfs_errors; the machine-readable reason
+travels beside the body, in `x-gateway-reason`, never in it. What is not of our tree is a bug: it is
+logged with its traceback, and the caller learns no more than that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gateway.codecs.tfs_errors import error_body, grpc_code, http_status, truncate_message
+from gateway.codecs.tfs_routes import NotFoundPath
+from gateway.domain.errors import GatewayError, Internal
+from gateway.telemetry import log
+
+T = TypeVar("T")
+
+REASON = "x-gateway-reason"
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpError:
+    """An error as an HTTP answer."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcError:
+    """An error as a gRPC status."""
+
+    code: int
+    details: str
+    trailers: tuple[tuple[str, str], ...]
+
+
+async def rescued(answering: Awaitable[T], on_error: Callable[[GatewayError], T]) -> T:
+    """Await an answer; whatever goes wrong becomes one through `on_error`. Cancellation passes."""
+    try:
+        return await answering
+    except GatewayError as error:
+        return on_error(error)
+    except Exception as error:  # noqa: BLE001 - the one place where a bug becomes an answer
+        log.bug("request.bug", error)
+        return on_error(
+            Internal(
+                "The gateway failed on this request because of a bug of its own; its log tells "
+                "where. Other requests are not affected.",
+                reason="bug",
+            )
+        )
+
+
+def http_answer(error: GatewayError) -> HttpError:
+    """Status, headers and `{ "error": "…" }`."""
+    headers = {REASON: error.reason}
+    if error.retry_after_s is not None:
+        # RFC 9110: whole seconds. Rounded up, as too early is refused again.
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, NotFoundPath):
+        return HttpError(404, headers, b"")
+    headers["content-type"] = JSON
+    return HttpError(http_status(error), headers, error_body(error.message))
+
+
+def grpc_answer(error: GatewayError) -> GrpcError:
+    """Code, message (cut as the original cuts it) and trailers."""
+    trailers = [(REASON, error.reason)]
+    if error.retry_after_s is not None:
+        trailers.append(("retry-after", str(math.ceil(error.retry_after_s))))
+    return GrpcError(grpc_code(error), truncate_message(error.message), tuple(trailers))
