@@ -33,7 +33,7 @@ class UpstreamRequest:
     """One call in the replica's own protocol; `body` is passed on as it is."""
 
     target: str
-    """HTTP: `POST /v1/models/m/versions/3:predict`. gRPC: `/tensorflow.serving.PredictionService/Predict`."""
+    """HTTP: `POST /v1/models/m/versions/3:predict`. gRPC: the path, `/package.Service/Call`."""
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
     """Lower-case names. HTTP headers or gRPC metadata to send."""
@@ -62,7 +62,7 @@ class Upstream(Protocol):
         ...
 
     def keep(self, endpoints: Collection[Endpoint]) -> None:
-        """Close idle connections to every endpoint but these, and those in use when they are done."""
+        """Close connections to every endpoint but these; those in use, when they are done."""
         ...
 
     async def aclose(self) -> None: ...
@@ -79,8 +79,8 @@ class DataPlanes(Protocol):
         ...
 
     def busy(self) -> Collection[tuple[str, Version, str]]:
-        """(model, version, replica id) that some worker may still be using although the newest table
-        no longer names it: requests in flight, or a worker that has not taken the table yet."""
+        """(model, version, replica id) that some worker may still be using although the newest
+        table does not name it: requests in flight, or a worker that has not taken the table yet."""
         ...
 
     async def drained(self) -> None:
@@ -171,7 +171,7 @@ class Scheduler(Protocol):
         ...
 
     async def changed(self) -> None:
-        """Wait until `replicas()` would answer differently than at the last call of `replicas()`."""
+        """Wait until `replicas()` would answer differently than when last called."""
         ...
 
     def logs(self, replica_id: str, *, follow: bool) -> AsyncIterator[bytes]:

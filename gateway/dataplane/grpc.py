@@ -118,11 +118,10 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[type-arg]
                 return UpstreamRequest(method.path, pin_version(method, body, version), metadata)
 
             answer = await plane.answer(plane.grpc, ask, pin)
-            now = asyncio.get_running_loop().time()
             trailers = (
                 *((n, v) for n, v in answer.headers if n not in (VERSION, SERVER_TIMING)),
                 (VERSION, str(ask.answered_by)),
-                (SERVER_TIMING, server_timing(ask, now)),
+                (SERVER_TIMING, server_timing(ask)),
             )
             return _Reply(answer.status, answer.body, answer.message, trailers)
 

@@ -132,7 +132,7 @@ class HttpFront:
                 )
 
             answer = await plane.answer(plane.http, ask, pin)
-            return _returned(answer, ask, loop.time())
+            return _returned(answer, ask)
 
 
 def _forwarded(request: BaseRequest) -> list[tuple[str, str]]:
@@ -145,12 +145,12 @@ def _forwarded(request: BaseRequest) -> list[tuple[str, str]]:
     return [(n, value) for raw, value in headers.items() if (n := raw.lower()) not in dropped]
 
 
-def _returned(answer: UpstreamAnswer, ask: Admitted, now: float) -> web.Response:
+def _returned(answer: UpstreamAnswer, ask: Admitted) -> web.Response:
     headers: CIMultiDict[str] = CIMultiDict(
         [(name, value) for name, value in answer.headers if name not in _NOT_RETURNED]
     )
     headers[VERSION] = str(ask.answered_by)
-    headers["server-timing"] = server_timing(ask, now)
+    headers["server-timing"] = server_timing(ask)
     return web.Response(status=answer.status, body=answer.body, headers=headers)
 
 

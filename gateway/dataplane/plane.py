@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
+from time import perf_counter
 
 from gateway.core import admission
 from gateway.core.retry import (
@@ -63,8 +64,11 @@ class Admitted:
     label: str | None
     started_at: float
     deadline_at: float
-    sent_at: float = 0.0
-    """When the first call began; 0.0 before."""
+    begun: float = field(default_factory=perf_counter)
+    """Durations are measured by `perf_counter`: a loop's own time may be coarse (uvloop's stands
+    still within one turn and counts milliseconds) and is for deadlines."""
+    sent: float = 0.0
+    """When the first call began, by `perf_counter`; 0.0 before."""
     upstream_s: float = 0.0
     """Time spent in calls, failed ones too."""
     answered_by: Version | None = None
@@ -218,9 +222,9 @@ class Dataplane:
     ) -> UpstreamAnswer | UpstreamFailed:
         target, version = picked
         replica_id = target.replica_id
-        began_at = loop.time()
-        if ask.sent_at == 0.0:
-            ask.sent_at = began_at
+        begun = perf_counter()
+        if ask.sent == 0.0:
+            ask.sent = begun
         outcome: UpstreamAnswer | UpstreamFailed | None = None
         with self.in_flight.call((ask.name, version, replica_id)):
             try:
@@ -232,7 +236,7 @@ class Dataplane:
                 outcome = error
             finally:
                 now = loop.time()
-                took_s = now - began_at
+                took_s = perf_counter() - begun
                 ask.upstream_s += took_s
                 self.metrics.upstream_took(ask.name, transport.name, took_s)
                 failure = _failure(transport, outcome)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 
 from gateway.dataplane.plane import Admitted, Dataplane
 from gateway.telemetry import log
@@ -17,11 +18,12 @@ SERVER_TIMING = "server-timing"
 class Seen:
     """One request, from its first byte to its answer."""
 
-    __slots__ = ("_plane", "_protocol", "ask", "code", "model", "reason", "started_at")
+    __slots__ = ("_plane", "_protocol", "ask", "begun", "code", "model", "reason", "started_at")
 
     def __init__(self, plane: Dataplane, protocol: str, code_if_left: str) -> None:
         self._plane = plane
         self._protocol = protocol
+        self.begun = perf_counter()
         self.started_at = asyncio.get_running_loop().time()
         self.code = code_if_left
         """What is counted when the caller leaves before the answer."""
@@ -32,7 +34,7 @@ class Seen:
     def finish(self, what: str) -> None:
         """Count it, and write its line where that is asked for."""
         plane, ask = self._plane, self.ask
-        took_s = asyncio.get_running_loop().time() - self.started_at
+        took_s = perf_counter() - self.begun
         version = "" if ask is None or ask.answered_by is None else str(ask.answered_by)
         model = self.model if self.model in plane.table.models else UNKNOWN_MODEL
         plane.metrics.answered(model, version, self._protocol, self.code, took_s)
@@ -50,11 +52,11 @@ class Seen:
             )
 
 
-def server_timing(ask: Admitted, now: float) -> str:
+def server_timing(ask: Admitted) -> str:
     """`queue`: until the first call; `upstream`: in calls; `gateway`: the rest. Milliseconds, as
     the header's own specification wants them."""
-    queue_s = ask.sent_at - ask.started_at
-    gateway_s = now - ask.started_at - queue_s - ask.upstream_s
+    queue_s = ask.sent - ask.begun
+    gateway_s = perf_counter() - ask.begun - queue_s - ask.upstream_s
     return (
         f"queue;dur={queue_s * 1e3:.3f}, upstream;dur={ask.upstream_s * 1e3:.3f}, "
         f"gateway;dur={max(0.0, gateway_s) * 1e3:.3f}"

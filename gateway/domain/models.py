@@ -107,7 +107,7 @@ class ModelRecord:
     """RFC 3339, UTC."""
     updated_at: str
     live_version: Version | None = None
-    """The version that answers when a caller names none. Kept, so that a restart does not flip it."""
+    """Answers when a caller names no version. Kept, so that a restart does not flip it."""
 
 
 class VersionState(StrEnum):

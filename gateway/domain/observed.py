@@ -1,4 +1,4 @@
-"""What is, as opposed to what is wanted: the lifecycle's view of a model, for people and the API."""
+"""What is, as opposed to what is wanted: the lifecycle's view of a model, for people."""
 
 from __future__ import annotations
 

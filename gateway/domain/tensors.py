@@ -59,7 +59,7 @@ class TensorSpec:
     """-1 where a dimension is dynamic; None where not even the rank is known."""
 
     graph_name: str = ""
-    """The tensor's name inside the graph (`x:0`), shown in metadata; the alias where there is none."""
+    """The tensor's name inside the graph (`x:0`), shown in metadata; else the alias."""
 
     default: bytes | None = None
     """A serialized tensor for an input that may be left out (SignatureDef.defaults)."""

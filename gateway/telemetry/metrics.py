@@ -31,7 +31,14 @@ class Metrics:
         self.directory = self._dir = multiprocess_dir
         if multiprocess_dir is not None:
             _share_values(multiprocess_dir)
-        registry = self._registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
+        self._answered: dict[tuple[str, str, str, str], Counter] = {}
+        self._took: dict[tuple[str, str], Histogram] = {}
+        self._declare_requests(self._registry)
+        self._declare_loops(self._registry)
+
+    def _declare_requests(self, registry: CollectorRegistry) -> None:
+        """What the request path counts."""
         self.requests_total = Counter(
             "gateway_requests_total",
             "Predictions and metadata requests answered, by the status code that the caller saw",
@@ -77,6 +84,9 @@ class Metrics:
             ("model", "cause"),
             registry=registry,
         )
+
+    def _declare_loops(self, registry: CollectorRegistry) -> None:
+        """What the reconcile loops and the process count."""
         self.replicas = Gauge(
             "gateway_replicas",
             "Replicas by state",
@@ -115,9 +125,6 @@ class Metrics:
             "Worker processes started again after their death",
             registry=registry,
         )
-
-        self._answered: dict[tuple[str, str, str, str], Counter] = {}
-        self._took: dict[tuple[str, str], Histogram] = {}
         self._upstream_took: dict[tuple[str, str], Histogram] = {}
 
     def answered(

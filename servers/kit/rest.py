@@ -11,6 +11,7 @@ import json
 import re
 import socket
 import zlib
+from time import perf_counter
 
 from aiohttp import web
 
@@ -62,6 +63,7 @@ class Rest:
         """Answer one request; every error becomes an answer here."""
         loop = asyncio.get_running_loop()
         began = loop.time()
+        begun = perf_counter()
         place = ["", ""]
         code = 0
         self.service.enter()
@@ -81,7 +83,7 @@ class Rest:
             self.service.leave()
         model, api = place
         if model:
-            took_s = loop.time() - began
+            took_s = perf_counter() - begun
             self.service.metrics.observe(model, api, "REST", GRPC_CODE_NAMES[code], took_s)
         return response
 

@@ -1,16 +1,27 @@
 """Do the rows of a joined run answer as they would alone? Tried once, at load.
 
 A symbolic first dimension says only that its length may vary: it may be time, or the graph may have
-baked a batch of one into a reshape. So three rows are run together and each is compared with its
-run alone; where the answers differ the version is served unjoined. A graph that takes exactly k
-rows is run on k equal ones and on a mixture instead: its k may be the side of a matrix. What
-differs by rounding only (other kernels for other sizes) passes.
+baked a batch of one into a reshape. Two comparisons, because rounding and dependence look alike:
+
+- *Neighbours.* A quiet row among loud ones, then among copies of itself. Same shapes are the same
+  kernels, so a row of its own answers alike nearly to the bit, however much the network amplifies
+  rounding. Batch norm in training mode, softmax, sort, mean or attention over the rows all differ.
+- *Company.* Each row with the others, and alone. Other sizes are other kernels, so the tolerance
+  is wide; it finds what neighbours cannot: positions along axis 0, a sum of equal rows, a baked 1.
+  A graph that takes exactly k rows cannot run one; its rows change places instead.
+
+The rows are seeded noise: constants, silence above all, are where networks take the logarithm of
+nothing and blow rounding up to 2e-2. Noise is in [0, 1) where images, audio, features and
+logarithms live, every other row ten times that, so that what leaks from it shows. Integers may
+index a table of unknown size, so they are 0 or 1. A version is tried with five small runs, twice
+that at most, or three of k rows; it is served unjoined where they differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,8 +29,30 @@ from gateway.domain.tensors import Signature
 from servers.kit.runtime import Arrays, LoadedModel
 from servers.kit.warmup import Sample, zeros
 
-_TOLERANCE = 1e-2
-"""Relative. float16 kernels of different batch sizes differ by 1e-3; mixed rows by far more."""
+_JOINED = 3
+"""Rows that are joined. The middle one has a neighbour before it and one behind."""
+
+_QUIET = 1
+"""The row, not the first, whose neighbours change: a causal graph hides nothing from it."""
+
+_LOUD = 10.0
+"""Of every other row. More may overflow where a network squares float16."""
+
+_WORDS = (b"the cat", b"1")
+"""Strings: words of two lengths, for what reads text. Neither is a serialized Example; where they
+are refused, the empty string, which is one, is tried."""
+
+_SAME_KERNELS = 1e-4
+"""Relative, where only the neighbours' values differ. On a CPU the difference is nought; a GPU may
+add in another order, and float32 has 1e-7 for networks to amplify."""
+
+_OTHER_KERNELS = 1e-2
+"""Relative, where sizes or places differ. TF32 and float16 kernels differ by 1e-3."""
+
+_NEAR_TIES = 0.01
+"""The share of a row's integers (labels, pixels) that may flip in rounding under other kernels."""
+
+_Run = Callable[[Sample], Arrays]
 
 
 def why_not_rowwise(model: LoadedModel) -> str:
@@ -30,79 +63,146 @@ def why_not_rowwise(model: LoadedModel) -> str:
 
     for name, signature in model.signatures.items():
         if model.fixed_batch is None:
-            reason = _compare(name, signature, run)
+            reason = _try_free(name, signature, run)
         else:
-            reason = _compare_fixed(name, signature, model.fixed_batch, run)
+            reason = _try_fixed(name, signature, model.fixed_batch, run)
         if reason:
             return f"signature {name!r}: {reason}"
     return ""
 
 
-def _compare(name: str, signature: Signature, run: Callable[[Sample], Arrays]) -> str:
-    zero = zeros(name, signature, 1, 0)
-    one = zeros(name, signature, 1, 1)
-    if zero is None or one is None:
+def _try_free(name: str, signature: Signature, run: _Run) -> str:
+    plain = zeros(name, signature, 1)
+    if plain is None:
         return ""
-    try:
-        alone_zero = run(zero)
-    except Exception as error:  # noqa: BLE001  a made-up size that fails alone says nothing of rows
-        return "" if zero.is_guess else f"zeros fail: {error}"
-    try:
-        alone_one = run(one)
-    except Exception:  # noqa: BLE001  ones may be invalid (an index); zeros still show the shapes
-        one, alone_one = zero, alone_zero
-    joint = {n: np.concatenate([one.inputs[n], zero.inputs[n], one.inputs[n]]) for n in one.inputs}
-    try:
-        together = run(Sample(name, joint, zero.outputs, zero.is_guess))
-    except Exception as error:  # noqa: BLE001  whatever it is, joining is what it cannot do
-        return f"three rows together fail: {error}"
-    return _differences(together, (alone_one, alone_zero, alone_one))
+    for alias, array in plain.inputs.items():
+        if array.shape[:1] != (1,):
+            return f'input "{alias}" has no rows to join'
+    failure = ""
+    for rows in (_varied(plain, _JOINED), _repeated(plain, 0, _JOINED)):
+        try:
+            alone = [run(_repeated(rows, place, 1)) for place in range(_JOINED)]
+        except Exception as error:  # noqa: BLE001  made-up contents may be refused, so zeros follow
+            failure = str(error)
+            continue
+        try:
+            together = run(rows)
+            among_copies = run(_repeated(rows, _QUIET, _JOINED))
+        except Exception as error:  # noqa: BLE001  whatever it is, joining is what it cannot do
+            return f"three rows together fail: {error}"
+        return _neighbours(together, among_copies, _JOINED) or _company(together, alone)
+    # A made-up size that fails alone says nothing of rows.
+    return "" if plain.is_guess else f"one row fails: {failure}"
 
 
-def _compare_fixed(
-    name: str, signature: Signature, rows: int, run: Callable[[Sample], Arrays]
-) -> str:
-    zero = zeros(name, signature, rows, 0)
-    one = zeros(name, signature, rows, 1)
-    if zero is None or one is None:
+def _try_fixed(name: str, signature: Signature, count: int, run: _Run) -> str:
+    plain = zeros(name, signature, count)
+    if plain is None:
         return ""
-    mixed = {n: a.copy() for n, a in one.inputs.items()}
-    for array in mixed.values():
-        array[1::2] = 0 if array.dtype != object else b""
-    try:
-        all_zero, all_one = run(zero), run(one)
-        mixture = run(Sample(name, mixed, zero.outputs, zero.is_guess))
-    except Exception:  # noqa: BLE001  ones may be invalid (an index); then nothing is known
-        return ""
-    for alias, array in mixture.items():
-        same = all(
-            _alike(row, (all_zero if place % 2 else all_one)[alias][place])
-            for place, row in enumerate(array)
-        )
-        if not same:
+    for rows in (_varied(plain, count), plain):
+        turned = {n: np.roll(a, -1, axis=0) for n, a in rows.inputs.items()}
+        try:
+            together = run(rows)
+            among_copies = run(_repeated(rows, min(_QUIET, count - 1), count))
+            moved = run(Sample(name, turned, rows.outputs, rows.is_guess))
+        except Exception:  # noqa: BLE001, S112  contents may be refused; zeros were the warm-up's
+            continue
+        return _neighbours(together, among_copies, count) or _places(together, moved, count)
+    return ""
+
+
+def _varied(plain: Sample, count: int) -> Sample:
+    """`count` different rows; `plain` gives shapes and dtypes."""
+    rng = np.random.default_rng(0)
+    inputs = {n: _noise(rng, a, count) for n, a in plain.inputs.items()}
+    return Sample(plain.signature, inputs, plain.outputs, plain.is_guess)
+
+
+def _noise(rng: np.random.Generator, plain: NDArray[np.generic], count: int) -> NDArray[np.generic]:
+    shape = (count, *plain.shape[1:])
+    if plain.dtype == object or plain.dtype.kind in "biu":
+        bits = rng.integers(0, 2, shape, dtype=np.uint8)
+        if count > _QUIET:
+            bits[_QUIET] = 1 - bits[0]  # two draws of one number may be equal; these never are
+        if plain.dtype == object:
+            return np.array(_WORDS, dtype=object)[bits]
+        return bits.astype(plain.dtype)
+    noise = rng.random(shape, dtype=np.float32)
+    noise[::2] *= _LOUD
+    return noise.astype(plain.dtype, copy=False)
+
+
+def _repeated(rows: Sample, place: int, count: int) -> Sample:
+    inputs = {n: np.repeat(a[place : place + 1], count, axis=0) for n, a in rows.inputs.items()}
+    return Sample(rows.signature, inputs, rows.outputs, rows.is_guess)
+
+
+def _neighbours(together: Arrays, among_copies: Arrays, count: int) -> str:
+    quiet = min(_QUIET, count - 1)
+    for alias, array in together.items():
+        copies = among_copies[alias]
+        if wrong := _not_rows(alias, array, count) or _not_rows(alias, copies, count):
+            return wrong
+        if not _alike(copies[quiet], array[quiet], _scale(array), _SAME_KERNELS, 0.0):
             return f'output "{alias}" of a row depends on the rows beside it'
     return ""
 
 
-def _differences(together: Arrays, alone: tuple[Mapping[str, NDArray[np.generic]], ...]) -> str:
+def _company(together: Arrays, alone: list[Arrays]) -> str:
     for alias, array in together.items():
-        if array.ndim == 0 or array.shape[0] != len(alone):
-            return f'output "{alias}" has shape {list(array.shape)} for {len(alone)} rows'
-        for position, answer in enumerate(alone):
-            expected = answer[alias]
-            if expected.shape[:1] != (1,) or not _alike(array[position], expected[0]):
-                return f'output "{alias}" of a row depends on the rows beside it'
+        for place, answer in enumerate(alone):
+            if wrong := _not_rows(alias, answer[alias], 1):
+                return wrong
+            if not _alike(
+                answer[alias][0], array[place], _scale(array), _OTHER_KERNELS, _NEAR_TIES
+            ):
+                return f'output "{alias}" of a row differs from that of the row alone'
     return ""
 
 
-def _alike(one: NDArray[np.generic], other: NDArray[np.generic]) -> bool:
-    one, other = np.asarray(one), np.asarray(other)
-    if one.shape != other.shape:
+def _places(together: Arrays, moved: Arrays, count: int) -> str:
+    for alias, array in together.items():
+        if wrong := _not_rows(alias, moved[alias], count):
+            return wrong
+        scale = _scale(array)
+        for place, row in enumerate(moved[alias]):
+            if not _alike(row, array[(place + 1) % count], scale, _OTHER_KERNELS, _NEAR_TIES):
+                return f'output "{alias}" of a row depends on its place among the rows'
+    return ""
+
+
+def _not_rows(alias: str, array: NDArray[np.generic], count: int) -> str:
+    if array.ndim and array.shape[0] == count:
+        return ""
+    return f'output "{alias}" has shape {list(array.shape)} for {count} rows'
+
+
+def _is_exact(dtype: np.dtype[np.generic]) -> bool:
+    return dtype == object or dtype.kind in "biu"
+
+
+def _scale(array: NDArray[np.generic]) -> float:
+    """The largest finite magnitude of an output, over all rows: what its rounding is relative to."""
+    if _is_exact(array.dtype):
+        return 0.0
+    size = np.abs(_wide(array))
+    return float(np.max(size, initial=0.0, where=np.isfinite(size)))
+
+
+def _alike(one: object, other: object, scale: float, tolerance: float, ties: float) -> bool:
+    """Whether two rows of one output agree: numbers within `tolerance * scale`, everything else
+    equal but for a share of `ties`."""
+    a, b = np.asarray(one), np.asarray(other)
+    if a.shape != b.shape:
         return False
-    if one.dtype == object or one.dtype.kind in "biu":
-        return bool(np.array_equal(one, other))
-    if one.dtype.kind == "c":
-        return bool(np.allclose(one, other, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True))
-    a, b = one.astype(np.float64), other.astype(np.float64)
-    scale = float(np.max(np.abs(b), initial=0.0, where=np.isfinite(b)))
-    return bool(np.allclose(a, b, rtol=_TOLERANCE, atol=_TOLERANCE * scale, equal_nan=True))
+    if _is_exact(a.dtype):
+        return bool(np.count_nonzero(a != b) <= ties * a.size)
+    # Eight units in the last place, where the dtype is coarser than the tolerance.
+    tolerance = max(tolerance, 8 * float(ml_dtypes.finfo(a.dtype).eps))
+    return bool(np.allclose(_wide(a), _wide(b), rtol=0.0, atol=tolerance * scale, equal_nan=True))
+
+
+def _wide(array: NDArray[np.generic]) -> NDArray[np.float64] | NDArray[np.complex128]:
+    if array.dtype.kind == "c":
+        return array.astype(np.complex128, copy=False)
+    return array.astype(np.float64, copy=False)

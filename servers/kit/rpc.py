@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import grpc
@@ -147,6 +148,7 @@ class Rpc:
     async def _call(self, method: Method, body: bytes, context: Context) -> bytes:
         loop = asyncio.get_running_loop()
         began = loop.time()
+        begun = perf_counter()
         remaining = context.time_remaining()
         if remaining is None:
             is_reload = method is Method.HANDLE_RELOAD_CONFIG
@@ -172,7 +174,7 @@ class Rpc:
             self.service.leave()
         if call.model:
             name = GRPC_CODE_NAMES[code]
-            took_s = loop.time() - began
+            took_s = perf_counter() - begun
             self.service.metrics.observe(call.model, _API[method], "GRPC", name, took_s)
         if code:
             await context.abort(_CODES[code], truncate_message(message))

@@ -43,19 +43,19 @@ class Sample:
     """Whether sizes or contents were made up that the signature does not state."""
 
 
-def zeros(name: str, signature: Signature, rows: int, fill: int = 0) -> Sample | None:
-    """`rows` rows of `fill` for a signature; None where an input's rank is not known."""
+def zeros(name: str, signature: Signature, rows: int) -> Sample | None:
+    """`rows` rows of zeros for a signature; None where an input's rank is not known."""
     inputs: dict[str, NDArray[np.generic]] = {}
     is_guess = False
     for alias, spec in signature.inputs.items():
         if spec.shape is None:
             return None
         is_guess = is_guess or spec.dtype is DType.STRING or -1 in spec.shape[1:]
-        inputs[alias] = _filled(spec, rows, fill)
+        inputs[alias] = _zeros(spec, rows)
     return Sample(name, inputs, tuple(signature.outputs), is_guess)
 
 
-def _filled(spec: TensorSpec, rows: int, fill: int) -> NDArray[np.generic]:
+def _zeros(spec: TensorSpec, rows: int) -> NDArray[np.generic]:
     shape = [max(1, size) for size in spec.shape or ()]
     if spec.shape and spec.shape[0] == -1:
         shape[0] = rows
@@ -63,7 +63,7 @@ def _filled(spec: TensorSpec, rows: int, fill: int) -> NDArray[np.generic]:
         array = np.empty(shape, dtype=object)
         array.fill(b"")
         return array
-    return np.full(shape, fill, dtype=numpy_dtype(spec.dtype))
+    return np.zeros(shape, dtype=numpy_dtype(spec.dtype))
 
 
 def warm(loaded: Loaded, directory: Path) -> int:

@@ -59,7 +59,7 @@ def test_no_module_is_named_after_nothing() -> None:
 
 
 def test_tracked_files_name_no_machine() -> None:
-    leak = re.compile(r"/wor" r"k/[a-z.]|index-url|GOPRO" r"XY=http")
+    leak = re.compile(r"/wor[k]/[a-z.]|index[-]url|GOPROX[Y]=http")
     found = [
         f"{p.relative_to(ROOT)}:{i}"
         for p in _tracked()
