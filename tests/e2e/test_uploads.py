@@ -179,5 +179,6 @@ def test_a_first_version_that_cannot_load_fails_the_deploy(
     assert "model.onnx" in done.stderr
     with pytest.raises(urllib.error.HTTPError) as refused:
         _answer(gateway, "broken", 1)
-    assert refused.value.code == 503
+    with refused.value as answer:
+        assert answer.code == 503
     gateway.cli("delete", "model", "broken", "--yes")
