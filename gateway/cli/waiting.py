@@ -91,7 +91,8 @@ def describe(look: Look) -> str:
     parts = []
     working = _working(look)
     if working is not None:
-        phase = working["phase"] or ("starting" if working["state"] == "new" else working["state"])
+        waits = working["reason"] or "starting"
+        phase = working["phase"] or (waits if working["state"] == "new" else working["state"])
         total, done = working["total_bytes"], working["fetched_bytes"]
         if phase == "fetching" and total:
             parts.append(f"fetching {_of(done or 0, total)}")

@@ -128,13 +128,16 @@ def _versions(seen: Seen, statuses: Sequence[VersionStatus]) -> tuple[VersionVie
     return tuple(views[v] for v in sorted(views, reverse=True))
 
 
+_UNSETTLED = "waits for its files to stand still; what gateway publish uploads need not wait"
+
+
 def _version_view(seen: Seen, status: VersionStatus, total: int) -> VersionView:
     version = status.version
     published = seen.published.get(version)
     holders = sum(1 for s in seen.held.values() if version in s.ready() and not s.draining)
     reason = status.reason
     if published is not None and not published.settled and status.state is VersionState.NEW:
-        reason = "its files are still changing"
+        reason = _UNSETTLED
     return VersionView(
         version=version,
         state=status.state,
@@ -155,7 +158,7 @@ def _why_not_aspired(seen: Seen, version: Version) -> tuple[VersionState, str]:
     if seen.spec.require_manifest and not published.has_manifest:
         return VersionState.GONE, "has no manifest, which this model requires; use gateway publish"
     if not published.settled:
-        return VersionState.NEW, "its files are still changing; it counts once they stand still"
+        return VersionState.NEW, _UNSETTLED
     return VersionState.GONE, "not asked for"
 
 

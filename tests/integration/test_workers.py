@@ -13,6 +13,7 @@ import aiohttp
 import grpc.aio
 import psutil
 import pytest
+from prometheus_client import values
 
 from gateway.codecs.pb import tfs_pb2
 from gateway.codecs.tfs_methods import Method
@@ -34,6 +35,14 @@ COMMAND = (
     "sys.exit(main(sys.argv[1:], lambda: (HttpUpstream(), GrpcUpstream())))\n",
 )
 SETTINGS = DataplaneSettings(http="127.0.0.1:0", grpc="127.0.0.1:0", drain_s=2.0)
+
+
+@pytest.fixture(autouse=True)
+def _metrics_of_this_process_alone(monkeypatch):
+    """prometheus_client keeps its multi-process mode in globals; other tests want none of it."""
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
 
 
 def upstreams():
