@@ -77,7 +77,14 @@ def _same(by_value: int, by_name: str) -> int:
 
 
 async def run(
-    gateway: GatewayProcess, source: Path, *, swaps: int, kills: int, rate_per_s: float, say: Step
+    gateway: GatewayProcess,
+    source: Path,
+    *,
+    swaps: int,
+    kills: int,
+    rate_per_s: float,
+    say: Step,
+    overlap_s: float = 0.0,
 ) -> Result:
     """Deploy with two replicas, then swap `swaps` times, killing a replica in `kills` of them."""
     name = "swapper"
@@ -115,7 +122,8 @@ async def run(
         swaps_end = loop.time()
         await asyncio.sleep(3.0)
         traffic.stop.set()
-    return _result(traffic.samples, (swaps_begin, swaps_end), swaps, kills, published, waits)
+    wrong = wrong_versions(traffic.samples, published, overlap_s)
+    return _result(traffic.samples, (swaps_begin, swaps_end), swaps, kills, wrong, waits)
 
 
 def _result(
@@ -123,7 +131,7 @@ def _result(
     window: tuple[float, float],
     swaps: int,
     kills: int,
-    published: list[tuple[int, float]],
+    wrong: list[str],
     waits: list[float],
 ) -> Result:
     begin, end = window
@@ -133,7 +141,7 @@ def _result(
         summarize([s for s in samples if s.due_s < begin]),
         summarize([s for s in samples if begin <= s.due_s < end]),
         summarize([s for s in samples if s.due_s >= end]),
-        wrong_versions(samples, published),
+        wrong,
         waits,
     )
 

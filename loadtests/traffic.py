@@ -164,12 +164,15 @@ def summarize(samples: Sequence[Sample]) -> Summary:
     )
 
 
-def wrong_versions(samples: Sequence[Sample], published: Sequence[tuple[int, float]]) -> list[str]:
+def wrong_versions(
+    samples: Sequence[Sample], published: Sequence[tuple[int, float]], overlap_s: float = 0.0
+) -> list[str]:
     """Answers from a version that was not live while their request was under way.
 
     Versions go live in growing order. So an answer may not come from a version older than one that
     an earlier request had been answered by before this one was sent, nor from one that was not
-    published (`(version, when publishing began)`) by the time the answer came.
+    published (`(version, when publishing began)`) by the time the answer came. Several workers take
+    a new table one after the other; `overlap_s` is how long two versions may be live together.
     """
     wrong = []
     begun = dict(published)
@@ -183,7 +186,7 @@ def wrong_versions(samples: Sequence[Sample], published: Sequence[tuple[int, flo
     ends = [end for end, _ in newest_by_end]
     for sample in done:
         assert sample.version is not None
-        before = _last_at_or_before(ends, sample.started_s)
+        before = _last_at_or_before(ends, sample.started_s - overlap_s)
         floor = newest_by_end[before][1] if before >= 0 else -1
         if sample.version < floor:
             wrong.append(f"{sample.protocol}: answered by {sample.version}, {floor} was live")

@@ -13,8 +13,9 @@ from tests.parts.gateway_process import gateway_process
 pytestmark = pytest.mark.e2e
 
 
-def _run(tmp_path: Path, swaps: int, kills: int) -> swap.Result:
-    with gateway_process(tmp_path / "state", "--poll-s", "1") as gateway:
+def _run(tmp_path: Path, swaps: int, kills: int, workers: int = 1) -> swap.Result:
+    flags = ("--poll-s", "1", "--workers", str(workers))
+    with gateway_process(tmp_path / "state", *flags) as gateway:
         result = asyncio.run(
             swap.run(
                 gateway,
@@ -23,6 +24,7 @@ def _run(tmp_path: Path, swaps: int, kills: int) -> swap.Result:
                 kills=kills,
                 rate_per_s=40.0,
                 say=print,
+                overlap_s=0.0 if workers == 1 else 0.25,
             )
         )
     print(result)
@@ -40,6 +42,11 @@ def _nobody_noticed(result: swap.Result) -> None:
 @pytest.mark.timeout(300)
 def test_two_swaps_with_a_kill_cost_no_request(tmp_path: Path) -> None:
     _nobody_noticed(_run(tmp_path, swaps=2, kills=1))
+
+
+@pytest.mark.timeout(300)
+def test_two_workers_swap_with_a_kill_and_cost_no_request(tmp_path: Path) -> None:
+    _nobody_noticed(_run(tmp_path, swaps=2, kills=1, workers=2))
 
 
 @pytest.mark.long
