@@ -132,11 +132,12 @@ def _quick(value: object, dtype: DType) -> NDArray[Any] | None:
             return None
         shape += sizes
         level = list(chain.from_iterable(level))
-    flat = _quick_flat(level, set(map(type, level)), dtype)
+    flat = flat_array(level, set(map(type, level)), dtype)
     return None if flat is None else flat.reshape(shape)
 
 
-def _quick_flat(level: list[Any], types: set[type], dtype: DType) -> NDArray[Any] | None:
+def flat_array(level: list[Any], types: set[type], dtype: DType) -> NDArray[Any] | None:
+    """A flat list whose values have these `types`, or None where they need a closer look."""
     if dtype in _FLOATS:
         if types <= {float, int}:
             return _floats(level, dtype)
@@ -145,7 +146,7 @@ def _quick_flat(level: list[Any], types: set[type], dtype: DType) -> NDArray[Any
             return np.array(level, np.bool_)
     elif dtype is DType.STRING:
         if types == {str}:
-            return _array([_utf8(text) for text in level], dtype, (len(level),))
+            return _array([utf8(text) for text in level], dtype, (len(level),))
     elif types == {int}:
         bounds = np.iinfo(numpy_dtype(dtype))
         if bounds.min <= min(level) and max(level) <= bounds.max:
@@ -251,7 +252,7 @@ def _element(value: object, dtype: DType) -> object:
             return value
     elif dtype is DType.STRING:
         if isinstance(value, str):
-            return _utf8(value)
+            return utf8(value)
     elif dtype is DType.BOOL:
         if isinstance(value, bool):
             return value
@@ -313,7 +314,8 @@ def _array(flat: list[Any], dtype: DType, shape: Shape) -> NDArray[Any]:
     return array.reshape(shape)
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
+    """A JSON string's bytes; what was no UTF-8 comes out as it came in."""
     return text.encode("utf-8", "surrogateescape")
 
 

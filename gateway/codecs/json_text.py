@@ -57,10 +57,15 @@ def parse_object(body: bytes) -> dict[str, Any]:
         InvalidRequest: no JSON, or no object (`bad_json`), in the original's words.
     """
     if not body:
-        raise _parse_error("The document is empty")
+        raise InvalidRequest("JSON Parse error: The document is empty", reason="bad_json")
     document = _quick(body)
     if document is None:
-        document = _careful(body)
+        try:
+            document = read_value(body)
+        except NoJsonError as error:
+            raise InvalidRequest(
+                f"JSON Parse error: {error.words} at offset: {error.offset}", reason="bad_json"
+            ) from error
     if not isinstance(document, dict):
         raise InvalidRequest(f"JSON Value: {echo(document)} Is not object", reason="bad_json")
     return document
@@ -123,22 +128,41 @@ class _TooBigError(ValueError):
 _DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_int=_integer, parse_float=_decimal)
 
 
-def _careful(body: bytes) -> Any:
+class NoJsonError(ValueError):
+    """What cannot be read, in rapidjson's words, and the byte where it is noticed."""
+
+    def __init__(self, words: str, text: str, position: int) -> None:
+        super().__init__(words)
+        self.words = words
+        self.offset = len(text[:position].encode("utf-8", "surrogateescape"))
+
+
+def read_value(body: bytes, *, whole: bool = False) -> Any:
+    """The first JSON value in `body`; with `whole` it must be the only one.
+
+    Raises:
+        NoJsonError: there is none.
+    """
     text = body.decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     begin = _SPACE.match(text)
     start = begin.end() if begin else 0
     if start == len(text):
-        raise _parse_error("The document is empty.", text, start)
+        raise NoJsonError("The document is empty.", text, start)
     try:
         document, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise _parse_error(_words(text, error), text, error.pos) from error
+        raise NoJsonError(_words(text, error), text, error.pos) from error
     except _TooBigError as error:
-        raise _parse_error("Number too big to be stored in double.", text, start) from error
+        raise NoJsonError("Number too big to be stored in double.", text, start) from error
     except RecursionError as error:
-        raise _parse_error("The document is nested too deeply.", text, start) from error
+        raise NoJsonError("The document is nested too deeply.", text, start) from error
     if "\\u" in text:
         _check_surrogates(text, end)
+    behind = _SPACE.match(text, end)
+    if whole and behind and behind.end() < len(text):
+        raise NoJsonError(
+            "The document root must not be followed by other values.", text, behind.end()
+        )
     return document
 
 
@@ -165,17 +189,10 @@ def _check_surrogates(text: str, end: int) -> None:
         code = int(match[1], 16) if match[1] else 0
         is_low = 0xDC00 <= code <= 0xDFFF
         if is_low != (high_ends_at == match.start()) or (high_ends_at >= 0 and not is_low):
-            raise _parse_error("The surrogate pair in string is invalid.", text, match.start())
+            raise NoJsonError("The surrogate pair in string is invalid.", text, match.start())
         high_ends_at = match.end() if 0xD800 <= code <= 0xDBFF else -1
     if high_ends_at >= 0:
-        raise _parse_error("The surrogate pair in string is invalid.", text, high_ends_at)
-
-
-def _parse_error(words: str, text: str = "", position: int | None = None) -> InvalidRequest:
-    message = f"JSON Parse error: {words}"
-    if position is not None:
-        message += f" at offset: {len(text[:position].encode('utf-8', 'surrogateescape'))}"
-    return InvalidRequest(message, reason="bad_json")
+        raise NoJsonError("The surrogate pair in string is invalid.", text, high_ends_at)
 
 
 # ---- values in error messages -------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import binascii
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +19,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from gateway.codecs.tfs_tensors import as_bytes, dtype_of, numpy_dtype
+from gateway.codecs.tfs_tensors import as_bytes, dtype_of
 from gateway.domain.errors import InvalidRequest
 from gateway.domain.tensors import DType
 
-_WRITABLE = frozenset(
+WRITABLE = frozenset(
     {
         DType.BOOL,
         DType.INT8,
@@ -36,7 +37,11 @@ _WRITABLE = frozenset(
         DType.DOUBLE,
     }
 )
+"""What has a JSON form as numbers or booleans."""
+
 _BYTES_SUFFIX = "_bytes"
+_MAX_EMPTY = 1 << 16
+"""Elements that the other dimensions of an empty tensor may count."""
 
 
 def rows_text(outputs: Mapping[str, NDArray[Any]]) -> bytes:
@@ -81,6 +86,7 @@ def columns_text(outputs: Mapping[str, NDArray[Any]]) -> bytes:
 def _batch_size(outputs: Mapping[str, NDArray[Any]]) -> int:
     size: int | None = None
     for name, array in outputs.items():
+        _check_size(name, array)
         if array.ndim == 0:
             raise InvalidRequest(
                 f"Tensor name: {name} has no shape information ", reason="bad_output"
@@ -95,8 +101,19 @@ def _batch_size(outputs: Mapping[str, NDArray[Any]]) -> int:
     return size or 0
 
 
+def _check_size(name: str, array: NDArray[Any]) -> None:
+    """Refuse what would be written as millions of empty lists: 20 bytes of shape [2^40, 0] must
+    not become the whole memory."""
+    if array.size == 0 and math.prod(size for size in array.shape if size) > _MAX_EMPTY:
+        raise InvalidRequest(
+            f"Tensor name: {name} is empty and of shape {list(array.shape)}, which JSON would "
+            f"need more than {_MAX_EMPTY} lists for",
+            reason="bad_output",
+        )
+
+
 def _row_texts(name: str, array: NDArray[Any]) -> list[bytes]:
-    if array.ndim == 1 and dtype_of(array) in _WRITABLE and len(array):
+    if array.ndim == 1 and dtype_of(array) in WRITABLE and len(array):
         return tensor_text(name, array)[1:-1].split(b", ")
     return [tensor_text(name, array[i]) for i in range(array.shape[0])]
 
@@ -108,22 +125,29 @@ def tensor_text(name: str, array: NDArray[Any] | Any) -> bytes:
         InvalidRequest: half, bfloat16, uint16 and complex have no JSON form.
     """
     array = np.asarray(array)
+    _check_size(name, array)
     dtype = dtype_of(array)
     if array.ndim == 0:
         # asarray of an element of an object array would see the bytes themselves; both are fine.
         return tensor_text(name, array.reshape(1))[1:-1]
     if dtype is DType.STRING:
         return _strings(array.tolist(), name.endswith(_BYTES_SUFFIX))
-    if dtype not in _WRITABLE:
+    if dtype not in WRITABLE:
         raise InvalidRequest(
             f"Failed to write JSON value for tensor type: {dtype.label}",
             reason="dtype_without_json",
         )
-    return _numbers(np.ascontiguousarray(array, numpy_dtype(dtype).newbyteorder("=")))
+    return _numbers(array)
 
 
 def _numbers(array: NDArray[Any]) -> bytes:
-    text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY).replace(b",", b", ")
+    return numbers_text(array).replace(b",", b", ")
+
+
+def numbers_text(array: NDArray[Any]) -> bytes:
+    """Numbers or booleans as nested JSON lists without white space."""
+    array = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
     if array.dtype.kind != "f" or np.isfinite(array).all():
         return text
     odd = array[~np.isfinite(array)]

@@ -134,6 +134,27 @@ def signatures_from_metadata(answer: tfs_pb2.GetModelMetadataResponse) -> dict[s
     }
 
 
+def signatures_from_rest(body: bytes) -> dict[str, Signature]:
+    """The signatures in a REST answer, which is the gRPC one as proto3 JSON but for the Any, which
+    it spells without its type.
+
+    Raises:
+        InvalidRequest: it is none (`bad_metadata`).
+    """
+    try:
+        shown = json.loads(body)
+        every = json_format.ParseDict(
+            shown["metadata"][_FIELD], tfs_pb2.SignatureDefMap(), ignore_unknown_fields=True
+        )
+    except (ValueError, KeyError, TypeError, RecursionError, json_format.ParseError) as error:
+        raise InvalidRequest(
+            f"The metadata cannot be read: {error!r}", reason="bad_metadata"
+        ) from error
+    return {
+        key: signature_from_proto(every.signature_def[key]) for key in sorted(every.signature_def)
+    }
+
+
 def metadata_json(name: str, version: Version, signatures: Mapping[str, Signature]) -> bytes:
     """The REST answer for one version."""
     spec = {"name": name, "signature_name": "", "version": str(version)}

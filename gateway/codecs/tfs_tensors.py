@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gateway.codecs.pb import tfs_pb2
+from gateway.codecs.proto_tensors import packed
 from gateway.codecs.tfs_dtypes import PROTO_ENUM, dtype_of_enum
 from gateway.domain.errors import InvalidRequest, Unimplemented
 from gateway.domain.tensors import DType
@@ -71,6 +72,9 @@ _VALUES = {
 }
 """The typed list of each dtype. Halves are there as their 16 bits, complex numbers as pairs."""
 
+_FLOAT_LISTS = {DType.FLOAT: 5, DType.COMPLEX64: 9}
+"""Lists of single-precision values: float_val and scomplex_val."""
+
 
 def numpy_dtype(dtype: DType) -> np.dtype[Any]:
     """The numpy dtype that carries `dtype`; `object` for strings."""
@@ -97,8 +101,10 @@ def dtype_of(array: NDArray[Any]) -> DType:
 # ---- array from proto -----------------------------------------------------------
 
 
-def to_array(proto: tfs_pb2.TensorProto) -> NDArray[Any]:
-    """The elements of `proto`, row-major. Arrays read from `tensor_content` are read-only.
+def to_array(proto: tfs_pb2.TensorProto, content: bytes | memoryview | None = None) -> NDArray[Any]:
+    """The elements of `proto`, row-major. `content` stands in for its `tensor_content`, for who
+    has that without a copy; the array is then aligned only if `content` is. Arrays read from either
+    are read-only.
 
     Raises:
         InvalidRequest: shape and elements contradict each other, a value does not fit its dtype, or
@@ -108,8 +114,10 @@ def to_array(proto: tfs_pb2.TensorProto) -> NDArray[Any]:
     dtype = dtype_of_enum(proto.dtype)
     shape = _shape(proto.tensor_shape)
     count = math.prod(shape)
-    if proto.tensor_content:
-        flat = _from_content(dtype, proto.tensor_content, count, shape)
+    if content is None:
+        content = proto.tensor_content
+    if len(content):
+        flat = _from_content(dtype, content, count, shape)
     else:
         flat = _from_values(dtype, proto, count, shape)
     try:
@@ -131,9 +139,11 @@ def _shape(proto: tfs_pb2.TensorShapeProto) -> tuple[int, ...]:
     return shape
 
 
-def _from_content(dtype: DType, content: bytes, count: int, shape: tuple[int, ...]) -> NDArray[Any]:
+def _from_content(
+    dtype: DType, content: bytes | memoryview, count: int, shape: tuple[int, ...]
+) -> NDArray[Any]:
     if dtype is DType.STRING:
-        return _strings(_split_strings(content, count, shape))
+        return _strings(_split_strings(bytes(content), count, shape))
     if len(content) != count * dtype.itemsize:
         raise _bad_shape(
             f"A tensor of shape {_show(shape)} and type {dtype.label} has {len(content)} bytes of "
@@ -190,7 +200,9 @@ def _from_values(
             f"A tensor of shape {_show(shape)} and type {dtype.label} has only {given} values; "
             f"repeating the last one is limited to {MAX_REPEATED_BYTES >> 20} MiB. Send all values"
         )
-    flat = _strings(list(values)) if dtype is DType.STRING else _numbers(dtype, list(values))
+    flat = _exact_floats(dtype, proto, len(values))
+    if flat is None:
+        flat = _strings(list(values)) if dtype is DType.STRING else _numbers(dtype, list(values))
     if given == count:
         return flat
     full = np.empty(count, flat.dtype)
@@ -200,6 +212,17 @@ def _from_values(
     else:
         full.fill(b"" if dtype is DType.STRING else 0)
     return full
+
+
+def _exact_floats(dtype: DType, proto: tfs_pb2.TensorProto, count: int) -> NDArray[Any] | None:
+    """Single-precision values with every bit of their NaNs; None where the list has to do."""
+    number = _FLOAT_LISTS.get(dtype)
+    if number is None or (dtype is DType.COMPLEX64 and count % 2):
+        return None
+    exact = packed(proto, number)
+    if exact is None or len(exact) != 4 * count:
+        return None
+    return np.frombuffer(exact, _NUMPY[dtype])
 
 
 def _numbers(dtype: DType, values: list[Any]) -> NDArray[Any]:

@@ -5,7 +5,9 @@ import sys
 
 NUMPY_FREE = [
     "tfs_routes", "tfs_errors", "tfs_scan", "tfs_methods", "tfs_status", "tfs_metadata",
-    "tfs_dtypes", "tfs_examples", "json_text", "manifest", "pb.tfs_pb2",
+    "tfs_dtypes", "tfs_examples", "json_text", "manifest", "pb.tfs_pb2", "pb.oip_pb2",
+    "oip_routes", "oip_errors", "oip_scan", "oip_methods", "oip_admin", "oip_stats", "oip_dtypes",
+    "oip_headers", "oip_infer", "proto_walk", "proto_tensors",
 ]  # fmt: skip
 
 
