@@ -30,6 +30,9 @@ from servers.kit.server import PortTaken, listen, taken, versions_for
 from servers.kit.service import Service
 from servers.kit.settings import ServerSettings
 
+_SPEAKS = ("tfs-rest", "tfs-grpc")
+"""What the stock server beside us answers in; the gateway translates for other callers."""
+
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
@@ -114,7 +117,7 @@ async def _run(settings: AgentSettings) -> None:
             stack.callback(tfs.close)
             shared = settings.shared_dir or own / "models"
             async with _serving(settings, tfs, shared) as (http, grpc):
-                said = {"pid": os.getpid(), "http": tfs_http, "grpc": tfs_grpc}
+                said = {"pid": os.getpid(), "http": tfs_http, "grpc": tfs_grpc, "speaks": _SPEAKS}
                 _write_ready(
                     settings.server.ready_file, {**said, "control": grpc, "status_http": http}
                 )

@@ -16,10 +16,12 @@ import contextlib
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter_ns
 
 import numpy as np
 
 from gateway.domain.errors import DeadlineExceeded, Overloaded, Unavailable
+from servers.kit.counters import Counters, Timing
 from servers.kit.rows import Loaded, NotRowwise, run_alone, split
 from servers.kit.runtime import Arrays
 from servers.kit.settings import BatchSettings
@@ -30,7 +32,15 @@ Key = tuple[object, ...]
 class Pending:
     """One request that waits."""
 
-    __slots__ = ("answer", "deadline_at", "inputs", "is_queued", "queued_at", "rows")
+    __slots__ = (
+        "answer",
+        "deadline_at",
+        "inputs",
+        "is_queued",
+        "queued_at",
+        "queued_ns",
+        "rows",
+    )
 
     def __init__(
         self, inputs: Arrays, rows: int, deadline_at: float, answer: asyncio.Future[Arrays]
@@ -40,7 +50,17 @@ class Pending:
         self.deadline_at = deadline_at
         self.answer = answer
         self.queued_at = 0.0
+        self.queued_ns = perf_counter_ns()
+        """For the statistics; the loop's own clock ticks in milliseconds under uvloop."""
         self.is_queued = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A run's answers, one per part, and how long each stage took."""
+
+    answers: list[Arrays]
+    timing: Timing
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +73,24 @@ class Batch:
     parts: tuple[Pending, ...]
     lane: Lane
 
-    def run(self) -> list[Arrays]:
+    def run(self) -> Ran:
         """Run on a worker thread; one answer per part."""
+        began = perf_counter_ns()
         if len(self.parts) == 1:
             inputs = self.parts[0].inputs
         else:
             names = self.parts[0].inputs.keys()
             inputs = {n: np.concatenate([p.inputs[n] for p in self.parts]) for n in names}
+        joined = perf_counter_ns()
         answer = run_alone(self.loaded, self.signature, inputs, self.outputs)
-        if len(self.parts) == 1:
-            return [answer]
-        return split(answer, [part.rows for part in self.parts])
+        answered = perf_counter_ns()
+        rows = [part.rows for part in self.parts]
+        answers = [answer] if len(rows) == 1 else split(answer, rows)
+        ended = perf_counter_ns()
+        return Ran(
+            answers,
+            Timing(sum(rows), began, joined - began, answered - joined, ended - answered),
+        )
 
 
 class Workers:
@@ -103,21 +130,19 @@ class Workers:
         batch.lane.owner.running += 1
         run = self._pool.submit(batch.run)
 
-        def tell(done: Future[list[Arrays]]) -> None:
+        def tell(done: Future[Ran]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 loop.call_soon_threadsafe(self._finish, batch, done)
 
         run.add_done_callback(tell)
 
-    def _finish(self, batch: Batch, run: Future[list[Arrays]]) -> None:
+    def _finish(self, batch: Batch, run: Future[Ran]) -> None:
         self._free += 1
         batch.lane.owner.running -= 1
         error = run.exception()
         waiting = [part for part in batch.parts if not part.answer.done()]
         if error is None:
-            for part, answer in zip(batch.parts, run.result(), strict=True):
-                if not part.answer.done():
-                    part.answer.set_result(answer)
+            self._answer(batch, run.result())
         elif len(batch.parts) == 1:
             for part in waiting:
                 part.answer.set_exception(error)
@@ -130,6 +155,15 @@ class Workers:
             )
         batch.lane.owner.run_ended()
         self._pump()
+
+    def _answer(self, batch: Batch, ran: Ran) -> None:
+        counters = batch.lane.owner.counters
+        counters.ran(ran.timing)
+        now = perf_counter_ns()
+        for part, answer in zip(batch.parts, ran.answers, strict=True):
+            if not part.answer.done():
+                part.answer.set_result(answer)
+                counters.answered(ran.timing, part.rows, part.queued_ns, now)
 
     def close(self) -> None:
         """Take no more work; does not wait for runs under way."""
@@ -227,6 +261,7 @@ class Batcher:
         self.is_joining = is_rowwise and min(self.limit, settings.max_rows) > 1
         self.running = 0
         self.queued_rows = 0
+        self.counters = Counters()
         self.not_joining_because = loaded.not_joining_because
         self._lanes: dict[Key, Lane] = {}
         self._idle = asyncio.Event()
@@ -248,6 +283,7 @@ class Batcher:
         """
         limit = self.settings.queue_rows
         if self.queued_rows and self.queued_rows + rows > limit:
+            self.counters.failed(0)
             raise Overloaded(
                 f"{self.queued_rows} rows wait for this version and at most {limit} may; "
                 "try again later, or add replicas",
@@ -264,6 +300,9 @@ class Batcher:
         try:
             lane.add(pending)
             return await pending.answer
+        except BaseException:
+            self.counters.failed(perf_counter_ns() - pending.queued_ns)
+            raise
         finally:
             timer.cancel()
             if pending.is_queued:  # cancelled or late: its place stays in the lane, its tensors go

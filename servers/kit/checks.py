@@ -42,7 +42,7 @@ def inputs_of(signature: Signature, given: Arrays) -> Arrays:
     for position, (name, spec) in enumerate(specs.items()):
         array = given.get(name)
         if array is None:
-            array = _default(spec)
+            array = default_value(spec)
         else:
             _check_tensor(position, spec, array)
         ready[name] = array
@@ -71,7 +71,8 @@ def _check_names(signature: Signature, given: Arrays) -> None:
     )
 
 
-def _default(spec: TensorSpec) -> NDArray[np.generic]:
+def default_value(spec: TensorSpec) -> NDArray[np.generic]:
+    """What an input that was left out is (SignatureDef.defaults)."""
     return to_array(tfs_pb2.TensorProto.FromString(spec.default or b""))
 
 

@@ -6,6 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
+from gateway.codecs.oip_errors import Flavour
 from servers.kit.settings import MIB, BatchSettings, LoadSettings, ServerSettings
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", re.IGNORECASE)
@@ -56,7 +57,7 @@ def parser(name: str) -> argparse.ArgumentParser:
     """All flags of `python -m servers.<name>`; a server adds its own."""
     made = argparse.ArgumentParser(
         prog=f"python -m servers.{name}",
-        description=f"Serves {name} models over TensorFlow Serving's REST and gRPC.",
+        description=f"Serves {name} models over TensorFlow Serving's REST and gRPC, and over V2's.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = made.add_argument
@@ -86,6 +87,8 @@ def parser(name: str) -> argparse.ArgumentParser:
         help="longest wait for requests in flight after SIGTERM")  # fmt: skip
     add("--max-body", type=size, default=server.max_body, metavar="SIZE",
         help="bound of a request, also after decompression")  # fmt: skip
+    add("--v2-flavour", type=Flavour, choices=tuple(Flavour), default=server.v2_flavour,
+        help="whose habits V2 answers have where Triton and KServe differ")  # fmt: skip
     add("--log-format", choices=("text", "json"), default=server.log_format)
     return made
 
@@ -106,5 +109,6 @@ def settings(args: argparse.Namespace) -> ServerSettings:
         leash_grace_s=args.leash_grace_s,
         drain_s=args.drain_s,
         max_body=args.max_body,
+        v2_flavour=args.v2_flavour,
         log_format=args.log_format,
     )

@@ -76,7 +76,7 @@ class Manager:
             record = self._models[name]
             if record.is_removed or record.config.base_path != config.base_path:
                 record.listed, record.has_looked = (), False
-            record.is_removed = False
+            record.is_removed = record.is_unloaded = False
             record.config = config
             record.next_look_at = 0.0
         if labels is None:
@@ -182,6 +182,58 @@ class Manager:
         """Wait until each of these models answers, or all that it has has failed once."""
         async with self._changed:
             await self._changed.wait_for(lambda: all(self._is_tried(name) for name in names))
+
+    # ---- V2's repository control --------------------
+
+    async def load(self, name: str) -> None:
+        """Bring a configured model back, look at its source now, try what failed again; returns
+        once each wanted version answers or has failed.
+
+        Raises:
+            NotFound: no model of that name is configured.
+        """
+        record = self._configured(name)
+        record.is_unloaded = False
+        record.next_look_at, record.source_failures, record.has_looked = 0.0, 0, False
+        for held in record.versions.values():
+            held.retry_at, held.failures = 0.0, 0
+        self._aspire(record)
+        self._wake.set()
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: (
+                    self._is_stopping
+                    or record.is_removed
+                    or record.is_unloaded
+                    or record.is_settled()
+                )
+            )
+
+    async def unload(self, name: str) -> None:
+        """Take a configured model out of reach until it is loaded or configured again. Returns
+        once nothing new reaches it; what is in flight is drained after that.
+
+        Raises:
+            NotFound: no model of that name is configured.
+        """
+        record = self._configured(name)
+        record.is_unloaded = True
+        self._wake.set()
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: self._is_stopping or not record.is_unloaded or record.newest_ready() is None
+            )
+
+    def is_unloaded(self, name: str) -> bool:
+        """Whether a model was taken out by `unload`."""
+        record = self._models.get(name)
+        return record is not None and record.is_unloaded
+
+    def _configured(self, name: str) -> ModelRecord:
+        record = self._models.get(name)
+        if record is None or record.is_removed:
+            raise NotFound(f"no model {name!r} is configured here", reason="model_unknown")
+        return record
 
     def _is_tried(self, name: str) -> bool:
         record = self._models.get(name)

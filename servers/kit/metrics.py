@@ -7,8 +7,11 @@ Only models that are configured get a label, so callers cannot make the page gro
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterable
+
+from servers.kit import logs
 
 _COUNT = ":tensorflow:serving:request_count"
 _LATENCY = ":tensorflow:serving:request_latency"
@@ -47,6 +50,16 @@ class Metrics:
         if histogram is None:
             histogram = self._latencies[place] = _Histogram()
         histogram.observe(seconds * 1e6)
+        # Off but for V2's log_verbose_level: a line for each request.
+        logs.event(
+            "request.answered",
+            logging.DEBUG,
+            model=model,
+            api=api,
+            entrypoint=entrypoint,
+            status=status,
+            took_us=round(seconds * 1e6),
+        )
 
     def forget(self, models: Iterable[str]) -> None:
         """Drop models that are no longer configured."""

@@ -7,7 +7,7 @@ import logging
 from dataclasses import dataclass, field
 
 from gateway.codecs.tfs_status import ConfiguredModel
-from gateway.domain.models import VersionState, VersionStatus
+from gateway.domain.models import Specific, VersionState, VersionStatus
 from servers.kit import logs, plan
 from servers.kit.servable import Servable
 
@@ -79,12 +79,14 @@ class ModelRecord:
     has_looked: bool = False
     is_looking: bool = False
     is_removed: bool = False
+    is_unloaded: bool = False
+    """Taken out by V2's repository control, and known still: a load brings it back."""
     versions: dict[int, VersionRecord] = field(default_factory=dict)
     ended: dict[int, VersionRecord] = field(default_factory=dict)
 
     def aspired(self) -> frozenset[int]:
         """Versions that should answer."""
-        if self.is_removed:
+        if self.is_removed or self.is_unloaded:
             return frozenset()
         return plan.aspired(self.config.policy, self.listed)
 
@@ -100,6 +102,15 @@ class ModelRecord:
         """Every known version, newest first, as TensorFlow Serving orders them."""
         known = {**self.ended, **self.versions}
         return [known[version].status() for version in sorted(known, reverse=True)]
+
+    def is_settled(self) -> bool:
+        """Whether its source has been looked at and each wanted version answers or has failed."""
+        if self.source_failures:
+            return True
+        if not isinstance(self.config.policy, Specific) and not self.has_looked:
+            return False
+        wanted = [self.versions.get(version) for version in self.aspired()]
+        return all(v and (v.state is VersionState.READY or v.failures) for v in wanted)
 
     def newest_ready(self) -> Servable | None:
         """What answers when no version is named."""

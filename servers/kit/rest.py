@@ -1,7 +1,8 @@
-"""The REST front: TensorFlow Serving's, plus the metrics page and `GET /replica/status`.
+"""The REST front: TensorFlow Serving's, plus the metrics page and `GET /replica/status`; `/v2` is
+served by `oip_rest`.
 
-aiohttp's low-level server: one handler, no router. The body is read and decompressed here, so that
-its bound holds after decompression too and the error has the protocol's own shape.
+aiohttp's low-level server: one handler, no router. Bodies are read and decompressed by `bodies`, so
+that their bound holds after decompression too and the error has the protocol's own shape.
 """
 
 from __future__ import annotations
@@ -10,28 +11,22 @@ import asyncio
 import json
 import re
 import socket
-import zlib
 from time import perf_counter
 
 from aiohttp import web
 
-from gateway.codecs import tfs_json, tfs_metadata, tfs_routes, tfs_status
+from gateway.codecs import oip_routes, tfs_json, tfs_metadata, tfs_routes, tfs_status
 from gateway.codecs.tfs_errors import GRPC_CODE_NAMES, error_body, grpc_code, http_status
 from gateway.codecs.tfs_routes import NotFoundPath, RestCall, RestKind
-from gateway.domain.errors import (
-    DeadlineExceeded,
-    GatewayError,
-    InvalidRequest,
-    TooLarge,
-    Unimplemented,
-)
+from gateway.domain.errors import GatewayError
 from gateway.domain.tensors import CLASSIFY_METHOD, REGRESS_METHOD
-from servers.kit import inference, logs
+from servers.kit import bodies, inference, logs
+from servers.kit.oip_rest import OipRest
+from servers.kit.oip_service import OipService
 from servers.kit.service import Service
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 STATUS_PATH = "/replica/status"
-TIMEOUT_HEADER = "x-request-timeout-ms"
 
 _JSON = "application/json"
 _ORIGIN = re.compile(r"https?://")
@@ -41,8 +36,9 @@ _API = {RestKind.PREDICT: "Predict", RestKind.CLASSIFY: "Classify", RestKind.REG
 class Rest:
     """All routes over one Service."""
 
-    def __init__(self, service: Service, max_body: int) -> None:
+    def __init__(self, service: Service, oip: OipService, max_body: int) -> None:
         self.service = service
+        self._oip = OipRest(oip, max_body)
         self._max_body = max_body
 
     async def start(self, listener: socket.socket) -> web.ServerRunner:
@@ -61,6 +57,12 @@ class Rest:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; every error becomes an answer here."""
+        if oip_routes.is_v2(request.raw_path):
+            self.service.enter()
+            try:
+                return await self._oip.handle(request)
+            finally:
+                self.service.leave()
         loop = asyncio.get_running_loop()
         began = loop.time()
         begun = perf_counter()
@@ -108,14 +110,8 @@ class Rest:
                 tfs_metadata.metadata_json(servable.name, servable.version, servable.signatures)
             )
         self.service.admit()
-        deadline_at = began + _timeout_s(request, self.service.timeout_s)
-        try:
-            async with asyncio.timeout_at(deadline_at):
-                body = await read_body(request, self._max_body)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                "Deadline exceeded before the request's body had come", reason="call"
-            ) from None
+        deadline_at = began + bodies.timeout_s(request, self.service.timeout_s)
+        body = await bodies.read_body(request, self._max_body, deadline_at)
         if call.kind is RestKind.PREDICT:
             return _json(await self._predict(call, body, deadline_at, place))
         return _json(await self._infer(call, body, deadline_at, place))
@@ -186,82 +182,3 @@ def _error(status: int, error: GatewayError) -> web.Response:
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
     return web.Response(status=status, body=error_body(error.message), headers=headers)
-
-
-def _timeout_s(request: web.BaseRequest, default_s: float) -> float:
-    given = request.headers.get(TIMEOUT_HEADER)
-    if given is None:
-        return default_s
-    if not given.isascii() or not given.isdigit() or len(given) > 12:
-        raise InvalidRequest(
-            f"{TIMEOUT_HEADER} must be whole milliseconds, was {given[:64]!r}", reason="bad_timeout"
-        )
-    return int(given) / 1000
-
-
-async def read_body(request: web.BaseRequest, limit: int) -> bytes:
-    """The request's body, decompressed, at most `limit` bytes before and after.
-
-    Raises:
-        TooLarge: it is longer.
-        InvalidRequest: it is not the gzip it says it is (`bad_encoding`).
-        Unimplemented: an encoding other than gzip.
-    """
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        # The low-level server leaves this to its user; without it curl waits a second before it
-        # sends any body above 1 MiB.
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
-    body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    encoding = request.headers.get("Content-Encoding", "").strip().lower()
-    if encoding in ("", "identity"):
-        return body
-    if encoding not in ("gzip", "x-gzip"):
-        raise Unimplemented(
-            f"Content-Encoding {encoding[:64]!r} is not offered; send gzip or none",
-            reason="bad_encoding",
-        )
-    return gunzip(body, limit)
-
-
-def gunzip(body: bytes, limit: int) -> bytes:
-    """Decompress gzip, one or more members, to at most `limit` bytes."""
-    pieces: list[bytes] = []
-    left = limit
-    while body:
-        member = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        try:
-            piece = member.decompress(body, left + 1)
-        except zlib.error as error:
-            raise _bad_gzip(str(error)) from error
-        left -= len(piece)
-        if left < 0 or member.unconsumed_tail:
-            raise _too_large(limit)
-        if not member.eof:
-            raise _bad_gzip("it ends too early")
-        pieces.append(piece)
-        body = member.unused_data
-    return b"".join(pieces)
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(
-        f"The request body is over the limit of {limit} bytes; send fewer rows at once, or raise "
-        "--max-body",
-        reason="too_large",
-    )
-
-
-def _bad_gzip(why: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"The body is not valid gzip, as Content-Encoding says: {why}", reason="bad_encoding"
-    )

@@ -1,4 +1,5 @@
-"""The gRPC front: TensorFlow Serving's PredictionService and ModelService, and the health service.
+"""The gRPC front: TensorFlow Serving's PredictionService and ModelService, and the health service;
+V2's methods are in `oip_rpc`, and reflection describes them.
 
 Methods are served by their paths with bytes in and out (`gateway.codecs.tfs_methods`); messages are
 this project's wire-compatible ones.
@@ -17,7 +18,7 @@ from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]
 
-from gateway.codecs import tfs_metadata, tfs_status, tfs_tensors
+from gateway.codecs import oip_methods, tfs_metadata, tfs_status, tfs_tensors
 from gateway.codecs.pb import tfs_pb2
 from gateway.codecs.tfs_errors import GRPC_CODE_NAMES, grpc_code, truncate_message
 from gateway.codecs.tfs_examples import serialized_examples
@@ -29,7 +30,9 @@ from gateway.domain.errors import (
     Unimplemented,
 )
 from gateway.domain.tensors import CLASSIFY_METHOD, REGRESS_METHOD
-from servers.kit import inference, logs
+from servers.kit import inference, logs, oip_reflection
+from servers.kit.oip_rpc import OipRpc
+from servers.kit.oip_service import OipService
 from servers.kit.runtime import Arrays
 from servers.kit.servable import Servable
 from servers.kit.service import Answer, Service
@@ -47,6 +50,7 @@ HEALTH_NAMES = (
     "tensorflow.serving.ModelService",
     "PredictionService",
     "ModelService",
+    oip_methods.SERVICE,
 )
 """The full names, and the short ones that TensorFlow Serving registers."""
 
@@ -102,8 +106,9 @@ class _ByPath(_Generic):
 class Rpc:
     """All methods over one Service."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, oip: OipService) -> None:
         self.service = service
+        self._oip = OipRpc(oip)
         self.health = health_aio.HealthServicer()
 
     async def start(self, address: str, max_message: int) -> tuple[grpc.aio.Server, int]:
@@ -138,12 +143,11 @@ class Rpc:
             await self.health.set(name, status)
 
     def _handlers(self) -> _ByPath:
-        return _ByPath(
-            {
-                method.path: grpc.unary_unary_rpc_method_handler(partial(self._call, method))
-                for method in _SERVE
-            }
-        )
+        ours = {
+            method.path: grpc.unary_unary_rpc_method_handler(partial(self._call, method))
+            for method in _SERVE
+        }
+        return _ByPath({**ours, **self._oip.handlers(), **oip_reflection.handlers()})
 
     async def _call(self, method: Method, body: bytes, context: Context) -> bytes:
         loop = asyncio.get_running_loop()

@@ -19,10 +19,12 @@ import grpc
 from aiohttp import web
 
 from gateway.codecs.tfs_status import ConfiguredModel
+from gateway.domain.models import PROTOCOLS
 from servers.kit import logs
 from servers.kit.batching import Workers
 from servers.kit.fetch import VersionCache
 from servers.kit.manager import Manager
+from servers.kit.oip_service import OipService
 from servers.kit.rest import Rest
 from servers.kit.rpc import Rpc
 from servers.kit.runtime import Runtime
@@ -102,7 +104,8 @@ async def serving(
         offload_bytes=settings.offload_bytes,
         in_flight_limit=settings.in_flight_limit,
     )
-    rpc, rest = Rpc(service), Rest(service, settings.max_body)
+    oip = OipService(service, settings.v2_flavour)
+    rpc, rest = Rpc(service, oip), Rest(service, oip, settings.max_body)
     try:
         grpc_server, grpc_port = await rpc.start(settings.grpc, settings.max_body)
     except OSError as error:
@@ -158,6 +161,7 @@ def write_ready_file(path: Path, running: Running) -> None:
         "grpc": running.grpc,
         "control": running.grpc,
         "status_http": running.http,
+        "speaks": PROTOCOLS,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -51,6 +51,10 @@ class Service:
         self.timeout_s = timeout_s
         self.in_flight = 0
         self.is_draining = False
+        self.is_steered = False
+        """Whether the models were configured from outside (HandleReloadConfigRequest)."""
+        self.draining = asyncio.Event()
+        """Set with `is_draining`, for those who wait for it."""
         self._idle = asyncio.Event()
         self._offload_bytes = offload_bytes
         self._in_flight_limit = in_flight_limit
@@ -124,6 +128,7 @@ class Service:
                     )
         before = self.manager.configured
         self.manager.configure(configs)
+        self.is_steered = True
         after = self.manager.configured
         self.metrics.forget(before - after)
         new = frozenset(after - before)
@@ -184,6 +189,7 @@ class Service:
     async def stop(self) -> None:
         """Answer what is in flight, refuse what still comes, let go of reloads that wait."""
         self.is_draining = True
+        self.draining.set()
         await self.manager.stop_waiting()
 
     def admit(self) -> None:

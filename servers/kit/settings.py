@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gateway.codecs.oip_errors import Flavour
+
 MIB = 1024 * 1024
 
 
@@ -88,4 +90,7 @@ class ServerSettings:
     offload_bytes: int = 64 * 1024
     """Bodies above this are decoded and encoded on a thread. 64 KiB of JSON takes about a
     millisecond; a hop to a thread costs a tenth of one."""
+    v2_flavour: Flavour = Flavour.TRITON
+    """Whose habits V2 answers have where Triton and KServe differ: bodies of health and load,
+    words and codes for a model that is not there. Triton, whose client library is the stricter."""
     log_format: str = "text"

@@ -95,6 +95,7 @@ def agent(tmp_path, tfs):
 def test_versions_are_fetched_placed_loaded_and_removed(tmp_path, source, tfs, agent):
     control, served = Client(agent["control"]), Client(agent["grpc"])
     assert (agent["grpc"], agent["http"]) == (tfs["grpc"], tfs["http"])
+    assert agent["speaks"] == ["tfs-rest", "tfs-grpc"]
     control.reload(affine=(source.as_uri(), (1, 2)))
     until(lambda: {s for s, _ in control.states("affine").values()} == {AVAILABLE})
     placed = tmp_path / "shared" / "affine"

@@ -56,7 +56,7 @@ async def test_the_words_and_codes_of_rest(folder):
                 assert set(said) == {"error"}
                 if words is not None:
                     assert said["error"] == words
-        async with server.session.get(f"http://{server.running.http}/v2/x") as answer:
+        async with server.session.get(f"http://{server.running.http}/v3/x") as answer:
             assert (answer.status, await answer.read()) == (404, b"")
         url = f"http://{server.running.http}/v1/models/m:predict"
         for origin, code in (("https://a.b", 200), ("ftp://a", 400)):

@@ -190,7 +190,7 @@ async def running_gateway(
     async with AsyncExitStack() as stack:
         stack.push_async_callback(plane.http.upstream.aclose)
         stack.push_async_callback(plane.grpc.upstream.aclose)
-        http = HttpFront(plane, metrics.render)
+        http = HttpFront(plane, metrics.render, reloader)
         sock = socket.create_server(("127.0.0.1", 0))
         await http.start(sock)
         stack.push_async_callback(http.stop)

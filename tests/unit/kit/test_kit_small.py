@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from gateway.domain.errors import InvalidRequest, TooLarge
+from servers.kit.bodies import gunzip
 from servers.kit.flags import parser, settings, size
 from servers.kit.metrics import Metrics
-from servers.kit.rest import gunzip
 from servers.kit.rowcheck import why_not_rowwise
 from servers.kit.rows import offered
 from servers.kit.server import PortTaken, listen
