@@ -15,6 +15,7 @@ from gateway.domain.models import ModelRecord, ModelSpec
 from gateway.domain.names import Version
 from gateway.domain.observed import ModelView
 from gateway.domain.replicas import Endpoint, Replica, ReplicaReport, ReplicaSet, Told
+from gateway.domain.tensors import Signature
 
 
 class Clock(Protocol):
@@ -179,6 +180,17 @@ class Scheduler(Protocol):
         ...
 
 
+class Signatures(Protocol):
+    """What servables take and give, as the replicas that hold them say."""
+
+    async def of(
+        self, model: str, version: Version, speaks: Collection[str]
+    ) -> Mapping[str, Signature]:
+        """By name. `speaks` is what replicas answer in that have not said so themselves. Raises
+        Unavailable where none could say (`no_selectable_replica`)."""
+        ...
+
+
 # ---- control API → lifecycle --------------------
 
 
@@ -202,11 +214,17 @@ class Observed(Protocol):
 
 
 class Reloader(Protocol):
-    """TensorFlow Serving's HandleReloadConfigRequest, applied to the gateway itself."""
+    """What callers of the prediction ports may ask of the gateway's configuration."""
 
     async def reload(self, request: bytes, deadline_at: float) -> bytes:
-        """Serialized ReloadConfigRequest in, serialized ReloadConfigResponse out. Raises
-        GatewayError, which the front turns into a gRPC status."""
+        """TensorFlow Serving's HandleReloadConfigRequest, applied to the gateway itself:
+        serialized ReloadConfigRequest in, serialized ReloadConfigResponse out. Raises GatewayError,
+        which the front turns into a gRPC status."""
+        ...
+
+    async def refresh(self, name: str) -> object:
+        """Have a deployed model's source looked at now. Returns without waiting for what it shows.
+        Raises NotFound."""
         ...
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gateway.domain.errors import InvalidRequest, NotFound, Unavailable
-from gateway.domain.models import VersionState, VersionStatus
+from gateway.domain.models import PROTOCOLS, VersionState, VersionStatus
 from gateway.domain.names import Version
 from gateway.domain.replicas import Endpoint
 
@@ -40,6 +40,8 @@ class ModelRoute:
     timeout_s: float = 30.0
     in_flight_limit: int = 1024
     backend: str = ""
+    speaks: tuple[str, ...] = PROTOCOLS
+    """What its replicas answer in, where a replica has not said so itself (`Endpoint.speaks`)."""
 
 
 @dataclass(frozen=True, slots=True)

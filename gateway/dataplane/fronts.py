@@ -42,7 +42,7 @@ async def serving(
     Raises:
         Conflict: the gRPC address was taken in the meantime (`port_in_use`).
     """
-    http_front = HttpFront(plane, plane.metrics.render)
+    http_front = HttpFront(plane, plane.metrics.render, reloader)
     grpc_front = GrpcFront(plane, reloader)
     try:
         try:
@@ -61,5 +61,6 @@ async def serving(
             await http_front.stop()
             await grpc_front.stop()
         finally:
+            plane.translation.close()
             await plane.http.upstream.aclose()
             await plane.grpc.upstream.aclose()

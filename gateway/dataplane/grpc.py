@@ -1,4 +1,4 @@
-"""The gRPC front: TensorFlow Serving's services in, the same out.
+"""The gRPC front: TensorFlow Serving's services in, the same out; V2's service is v2_grpc's.
 
 Messages are bytes on both sides; only the ModelSpec is read (codecs.tfs_scan). gRPC's deadline is
 ours, and a caller who cancels cancels the call to the replica. Methods that TensorFlow Serving does
@@ -8,43 +8,30 @@ not have are UNIMPLEMENTED.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from gateway.codecs.tfs_errors import GRPC_CODE_NAMES
 from gateway.codecs.tfs_methods import Method
 from gateway.codecs.tfs_scan import pin_version, scan
 from gateway.codecs.tfs_status import status_proto
 from gateway.core.route import statuses
+from gateway.dataplane import reflection
+from gateway.dataplane.grpc_parts import CANCELLED, Context, Reply, forwarded, replied, send
 from gateway.dataplane.health import HealthService
 from gateway.dataplane.plane import Dataplane
 from gateway.dataplane.rescue import grpc_answer, rescued
-from gateway.dataplane.seen import SERVER_TIMING, VERSION, Seen, server_timing
+from gateway.dataplane.seen import Seen
+from gateway.dataplane.v2_grpc import V2Grpc
 from gateway.domain.errors import DeadlineExceeded, GatewayError, Unimplemented
 from gateway.domain.names import Version
 from gateway.ports import Reloader, UpstreamRequest
 
-_CODES = {int(code.value[0]): code for code in grpc.StatusCode}
-_CANCELLED = GRPC_CODE_NAMES[1]
-_NOT_FORWARDED = frozenset(("user-agent", "te", "content-type", "host", "connection"))
 _RELOAD_TIMEOUT_S = 600.0
 """A reload waits until models are AVAILABLE; without a deadline of the caller's it ends after
 this."""
-
-Context = Any
-"""grpc.aio.ServicerContext; its stubs know nothing of bytes in and bytes out."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Reply:
-    code: int
-    body: bytes = b""
-    details: str = ""
-    trailers: tuple[tuple[str, Any], ...] = ()
 
 
 class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[type-arg]
@@ -56,6 +43,8 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         self.health = HealthService()
         self._server: grpc.aio.Server | None = None
         self._handlers = dict(self.health.handlers)
+        self._handlers |= reflection.handlers()
+        self._handlers |= V2Grpc(plane, reloader, lambda: self.health.is_draining).handlers
         for method in Method:
             self._handlers[method.path] = grpc.unary_unary_rpc_method_handler(
                 partial(self._handle, method)
@@ -87,19 +76,15 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             await self._server.stop(self._plane.settings.drain_s)
 
     async def _handle(self, method: Method, body: bytes, context: Context) -> bytes:
-        seen = Seen(self._plane, "grpc", _CANCELLED)
+        seen = Seen(self._plane, "grpc", CANCELLED)
         try:
             reply = await rescued(self._reply(method, body, context, seen), partial(_error, seen))
-            seen.code = GRPC_CODE_NAMES[reply.code] if reply.code < 17 else "UNKNOWN"
+            seen.code = reply.code_name
         finally:
             seen.finish(method.path)
-        if reply.code:
-            code = _CODES.get(reply.code, grpc.StatusCode.UNKNOWN)
-            await context.abort(code, reply.details, reply.trailers)
-        context.set_trailing_metadata(reply.trailers)
-        return reply.body
+        return await send(reply, context)
 
-    async def _reply(self, method: Method, body: bytes, context: Context, seen: Seen) -> _Reply:
+    async def _reply(self, method: Method, body: bytes, context: Context, seen: Seen) -> Reply:
         timeout_s: float | None = context.time_remaining()
         if method is Method.HANDLE_RELOAD_CONFIG:
             return await self._reload(body, timeout_s, seen)
@@ -108,24 +93,18 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         if method is Method.GET_MODEL_STATUS:
             # A label is ignored: the original looks at the version only.
             found = statuses(self._plane.table, spec.name, spec.version)
-            return _Reply(0, status_proto(found).SerializeToString())
+            return Reply(0, status_proto(found).SerializeToString())
         plane = self._plane
         with plane.admit(spec.name, spec.version, spec.label, timeout_s, seen.started_at) as ask:
             seen.ask = ask
-            metadata = _forwarded(context)
+            metadata = forwarded(context)
 
             def pin(version: Version) -> UpstreamRequest:
                 return UpstreamRequest(method.path, pin_version(method, body, version), metadata)
 
-            answer = await plane.answer(plane.grpc, ask, pin)
-            trailers = (
-                *((n, v) for n, v in answer.headers if n not in (VERSION, SERVER_TIMING)),
-                (VERSION, str(ask.answered_by)),
-                (SERVER_TIMING, server_timing(ask)),
-            )
-            return _Reply(answer.status, answer.body, answer.message, trailers)
+            return replied(await plane.answer(plane.grpc, ask, pin), ask)
 
-    async def _reload(self, body: bytes, timeout_s: float | None, seen: Seen) -> _Reply:
+    async def _reload(self, body: bytes, timeout_s: float | None, seen: Seen) -> Reply:
         if self._reloader is None:
             raise Unimplemented(
                 "This gateway takes no model configuration over gRPC; use `gateway deploy model`",
@@ -135,7 +114,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[type-arg]
         deadline_at = seen.started_at + limit_s
         try:
             async with asyncio.timeout_at(deadline_at):
-                return _Reply(0, await self._reloader.reload(body, deadline_at))
+                return Reply(0, await self._reloader.reload(body, deadline_at))
         except TimeoutError:
             raise DeadlineExceeded(
                 "The models had not become available by the deadline; loading goes on",
@@ -143,15 +122,7 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             ) from None
 
 
-def _forwarded(context: Context) -> tuple[tuple[str, Any], ...]:
-    return tuple(
-        (key, value)
-        for key, value in context.invocation_metadata() or ()
-        if key not in _NOT_FORWARDED and not key.startswith(("grpc-", ":"))
-    )
-
-
-def _error(seen: Seen, error: GatewayError) -> _Reply:
+def _error(seen: Seen, error: GatewayError) -> Reply:
     seen.reason = error.reason
     answer = grpc_answer(error)
-    return _Reply(answer.code, b"", answer.details, answer.trailers)
+    return Reply(answer.code, b"", answer.details, answer.trailers)

@@ -1,7 +1,8 @@
 """grpc.health.v1 for the gateway itself.
 
 SERVING means that the fronts take requests; whether a model can answer is said by GetModelStatus.
-Service names are TensorFlow Serving's (`--enable_grpc_healthcheck_service`) beside the full ones.
+Service names are TensorFlow Serving's (`--enable_grpc_healthcheck_service`) beside the full ones,
+V2's among them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ _SERVICES = frozenset(
         "tensorflow.serving.PredictionService",
         "tensorflow.serving.ModelService",
         "grpc.health.v1.Health",
+        "inference.GRPCInferenceService",
     )
 )
 _STATUS = health_pb2.HealthCheckResponse.ServingStatus
@@ -36,6 +38,11 @@ class HealthService:
             "/grpc.health.v1.Health/Check": grpc.unary_unary_rpc_method_handler(self._check),
             "/grpc.health.v1.Health/Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether `drain` was called."""
+        return self._draining.is_set()
 
     def drain(self) -> None:
         """From now on NOT_SERVING, and watchers are told."""
@@ -61,8 +68,7 @@ class HealthService:
             yield self._status()
 
     def _status(self) -> bytes:
-        is_draining = self._draining.is_set()
-        return _message(_STATUS.NOT_SERVING if is_draining else _STATUS.SERVING)
+        return _message(_STATUS.NOT_SERVING if self.is_draining else _STATUS.SERVING)
 
 
 async def _service(body: bytes, context: Any) -> str:

@@ -1,4 +1,4 @@
-"""The HTTP front: TensorFlow Serving's REST API in, the same out.
+"""The HTTP front: TensorFlow Serving's REST API in, the same out; `/v2…` is v2_http's.
 
 Only the request line and a few headers are read; bodies pass as they came, compressed ones too.
 aiohttp's low-level server does HTTP/1.1; a caller who leaves cancels the handler, and with it the
@@ -15,35 +15,23 @@ from functools import partial
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
-from multidict import CIMultiDict
 
+from gateway.codecs.oip_routes import is_v2
 from gateway.codecs.tfs_routes import RestCall, RestKind, parse, predict_path
 from gateway.codecs.tfs_status import status_json
 from gateway.core.admission import check_size, timeout_from_header
 from gateway.core.route import statuses
-from gateway.dataplane.plane import Admitted, Dataplane
+from gateway.dataplane.http_parts import TIMEOUT, forwarded, read_body, returned
+from gateway.dataplane.plane import Dataplane
 from gateway.dataplane.rescue import JSON, http_answer, rescued
-from gateway.dataplane.seen import VERSION, Seen, server_timing
-from gateway.domain.errors import DeadlineExceeded, GatewayError, InvalidRequest
+from gateway.dataplane.seen import Seen
+from gateway.dataplane.v2_http import V2Http
+from gateway.domain.errors import GatewayError
 from gateway.domain.names import Version
-from gateway.ports import UpstreamAnswer, UpstreamRequest
+from gateway.ports import Reloader, UpstreamRequest
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 """TensorFlow Serving's default; scrapers that are set up for it find ours."""
-
-TIMEOUT = "x-request-timeout-ms"
-
-_NOT_FORWARDED = frozenset(
-    (
-        "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection",
-        "te", "trailer", "transfer-encoding", "upgrade", "content-length", "host",
-        "expect", TIMEOUT,
-    )
-)  # fmt: skip
-"""Hop-by-hop headers (RFC 9110 section 7.6.1) and those that we answer or write anew ourselves."""
-
-_NOT_RETURNED = frozenset(("date", "server", "server-timing", VERSION))
-"""Said by whoever answers the caller, which is us."""
 
 _ORIGIN = re.compile(r"https?://", re.IGNORECASE)
 
@@ -51,9 +39,16 @@ _ORIGIN = re.compile(r"https?://", re.IGNORECASE)
 class HttpFront:
     """Answers HTTP on one listening socket."""
 
-    def __init__(self, plane: Dataplane, render_metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self,
+        plane: Dataplane,
+        render_metrics: Callable[[], bytes],
+        reloader: Reloader | None = None,
+    ) -> None:
         self._plane = plane
         self._render_metrics = render_metrics
+        self._is_draining = False
+        self._v2 = V2Http(plane, reloader, lambda: self._is_draining)
         self._server: web.Server | None = None
         self._listener: asyncio.Server | None = None
 
@@ -75,6 +70,7 @@ class HttpFront:
 
     async def stop(self) -> None:
         """Take no new connections; let requests under way finish within `drain_s`."""
+        self._is_draining = True
         if self._listener is not None:
             self._listener.close()
         if self._server is not None:
@@ -82,9 +78,14 @@ class HttpFront:
             await self._server.shutdown(self._plane.settings.drain_s)
 
     async def _handle(self, request: BaseRequest) -> web.StreamResponse:
-        seen = Seen(self._plane, "http", "499")
+        if is_v2(request.raw_path):
+            seen = Seen(self._plane, "v2-http", "499")
+            answering, on_error = self._v2.answer(request, seen), self._v2.error
+        else:
+            seen = Seen(self._plane, "http", "499")
+            answering, on_error = self._answer(request, seen), _error
         try:
-            response = await rescued(self._answer(request, seen), partial(_error, seen))
+            response = await rescued(answering, partial(on_error, seen))
             seen.code = str(response.status)
             return response
         finally:
@@ -118,9 +119,9 @@ class HttpFront:
             body = b""
             if request.body_exists and call.kind is not RestKind.METADATA:
                 until = min(ask.deadline_at, seen.started_at + settings.body_timeout_s)
-                body = await _read(request, settings.max_body_bytes, until)
+                body = await read_body(request, settings.max_body_bytes, until)
             method = "GET" if call.kind is RestKind.METADATA else "POST"
-            headers = _forwarded(request)
+            headers = forwarded(request)
             loop = asyncio.get_running_loop()
 
             def pin(version: Version) -> UpstreamRequest:
@@ -132,55 +133,10 @@ class HttpFront:
                 )
 
             answer = await plane.answer(plane.http, ask, pin)
-            return _returned(answer, ask)
-
-
-def _forwarded(request: BaseRequest) -> list[tuple[str, str]]:
-    headers = request.headers
-    named = headers.get("connection", "").lower()
-    if named in ("", "keep-alive", "close"):
-        dropped = _NOT_FORWARDED
-    else:
-        dropped = _NOT_FORWARDED | {token.strip() for token in named.split(",")}
-    return [(n, value) for raw, value in headers.items() if (n := raw.lower()) not in dropped]
-
-
-def _returned(answer: UpstreamAnswer, ask: Admitted) -> web.Response:
-    headers: CIMultiDict[str] = CIMultiDict(
-        [(name, value) for name, value in answer.headers if name not in _NOT_RETURNED]
-    )
-    headers[VERSION] = str(ask.answered_by)
-    headers["server-timing"] = server_timing(ask)
-    return web.Response(status=answer.status, body=answer.body, headers=headers)
+            return returned(answer, ask)
 
 
 def _error(seen: Seen, error: GatewayError) -> web.Response:
     seen.reason = error.reason
     answer = http_answer(error)
     return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
-
-
-async def _read(request: BaseRequest, limit_bytes: int, until: float) -> bytes:
-    """The whole body, never more than `limit_bytes` of it."""
-    if request.headers.get("expect", "").lower() == "100-continue":
-        # Sent only now: whoever is refused before has not uploaded anything.
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
-    content = request.content
-    if content.is_eof() and request.content_length is not None:
-        return content.read_nowait()
-    chunks = []
-    size = 0
-    try:
-        async with asyncio.timeout_at(until):
-            async for chunk in content.iter_any():
-                size += len(chunk)
-                check_size(size, limit_bytes)
-                chunks.append(chunk)
-    except TimeoutError:
-        raise DeadlineExceeded(
-            "The request's body had not come in completely by its deadline", reason="receive"
-        ) from None
-    except web.RequestPayloadError as error:
-        raise InvalidRequest(f"The request's body is broken: {error}", reason="bad_body") from error
-    return b"".join(chunks) if len(chunks) != 1 else chunks[0]

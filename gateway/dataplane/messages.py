@@ -80,7 +80,13 @@ class Reload(msgspec.Struct, tag="reload", frozen=True):
     timeout_s: float
 
 
-ToParent = Serving | Failed | Busy | Reload
+class Refresh(msgspec.Struct, tag="refresh", frozen=True):
+    """Have a model's source looked at. Not answered."""
+
+    model: str
+
+
+ToParent = Serving | Failed | Busy | Reload | Refresh
 
 T = TypeVar("T")
 

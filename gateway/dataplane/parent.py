@@ -23,6 +23,7 @@ from gateway.dataplane.messages import (
     Channel,
     Failed,
     Publish,
+    Refresh,
     Reload,
     ReloadDone,
     Serving,
@@ -285,6 +286,8 @@ class WorkerPlanes:
                     self._wake()
                 case Reload():
                     tasks.create_task(self._reload(worker, message))
+                case Refresh():
+                    tasks.create_task(self._refresh(worker, message.model))
                 case Failed():
                     self._trouble = message.message
 
@@ -309,6 +312,17 @@ class WorkerPlanes:
         finally:
             worker.reloads -= 1
         worker.channel.send(answer)
+
+    async def _refresh(self, worker: _Worker, model: str) -> None:
+        if self._reloader is None or worker.reloads >= _MAX_RELOADS:
+            return  # What is lost is only that the source is looked at a little later.
+        worker.reloads += 1
+        try:
+            await self._reloader.refresh(model)
+        except GatewayError as error:
+            log.warning("model.refresh_failed", model=model, cause=error.reason)
+        finally:
+            worker.reloads -= 1
 
     async def _end(self, worker: _Worker) -> int:
         """Let a worker drain, then make sure that it is gone."""

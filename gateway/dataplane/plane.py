@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from time import perf_counter
 
 from gateway.core import admission
+from gateway.core.dialect import Dialect
 from gateway.core.retry import (
     Attempt,
     Failure,
@@ -28,6 +29,7 @@ from gateway.core.route import ModelRoute, RoutingTable, Target, is_interrupted,
 from gateway.dataplane.inflight import InFlight, Use
 from gateway.dataplane.replicas import Replicas
 from gateway.dataplane.settings import DataplaneSettings
+from gateway.dataplane.translating import Translation
 from gateway.domain.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -35,6 +37,7 @@ from gateway.domain.errors import (
     Unavailable,
     UpstreamFailed,
 )
+from gateway.domain.models import PROTOCOLS
 from gateway.domain.names import Version
 from gateway.ports import Upstream, UpstreamAnswer, UpstreamRequest
 from gateway.telemetry import Metrics
@@ -45,11 +48,13 @@ Pin = Callable[[Version], UpstreamRequest]
 
 @dataclass(frozen=True, slots=True)
 class Transport:
-    """A protocol towards replicas, with how it says what routing must understand."""
+    """A caller's protocol, with how it says what routing must understand."""
 
     name: str
     """`http` or `grpc`, as metrics say it."""
+    dialect: Dialect
     upstream: Upstream
+    """To replicas that speak `dialect`; others are spoken to through the plane's Translation."""
     unavailable: int
     """The status that means "not now, ask another"."""
     not_found: int
@@ -64,6 +69,8 @@ class Admitted:
     label: str | None
     started_at: float
     deadline_at: float
+    speaks: tuple[str, ...] = PROTOCOLS
+    """What the model's replicas speak, where they have not said it themselves."""
     begun: float = field(default_factory=perf_counter)
     """Durations are measured by `perf_counter`: a loop's own time may be coarse (uvloop's stands
     still within one turn and counts milliseconds) and is for deadlines."""
@@ -92,8 +99,11 @@ class Dataplane:
     ) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.http = Transport("http", http, unavailable=503, not_found=404)
-        self.grpc = Transport("grpc", grpc, unavailable=14, not_found=5)
+        self.http = Transport("http", Dialect.TFS_REST, http, unavailable=503, not_found=404)
+        self.grpc = Transport("grpc", Dialect.TFS_GRPC, grpc, unavailable=14, not_found=5)
+        self.v2_http = replace(self.http, dialect=Dialect.V2_REST)
+        self.v2_grpc = replace(self.grpc, dialect=Dialect.V2_GRPC)
+        self.translation = Translation(http, grpc, max_body_bytes=settings.max_body_bytes)
         self.table = RoutingTable()
         self.in_flight = InFlight()
         self._replicas = Replicas(settings.balance, self.in_flight, metrics, rng or Random())
@@ -118,6 +128,7 @@ class Dataplane:
         endpoints = list(targets.values())
         self.http.upstream.keep(endpoints)
         self.grpc.upstream.keep(endpoints)
+        self.translation.keep(table)
         self._published.set()
         self._published = asyncio.Event()
 
@@ -158,7 +169,7 @@ class Dataplane:
             self.metrics.shed_total.labels(name, error.reason).inc()
             raise
         with self.in_flight.request(name):
-            yield Admitted(name, version, label, started_at, deadline_at)
+            yield Admitted(name, version, label, started_at, deadline_at, model.speaks)
 
     async def answer(self, transport: Transport, ask: Admitted, pin: Pin) -> UpstreamAnswer:
         """Ask replicas until one has answered, within the deadline and the bounds of retrying.
@@ -222,15 +233,21 @@ class Dataplane:
     ) -> UpstreamAnswer | UpstreamFailed:
         target, version = picked
         replica_id = target.replica_id
+        upstream = transport.upstream
+        said = target.endpoint.speaks
+        # The operator's choice (--speaks) restricts what the replica says of itself.
+        speaks = tuple(p for p in said if p in ask.speaks) or said or ask.speaks
+        if transport.dialect not in speaks or target.endpoint.unversioned:
+            upstream = self.translation.upstream(
+                transport.dialect, speaks, unversioned=target.endpoint.unversioned
+            )
         begun = perf_counter()
         if ask.sent == 0.0:
             ask.sent = begun
         outcome: UpstreamAnswer | UpstreamFailed | None = None
         with self.in_flight.call((ask.name, version, replica_id)):
             try:
-                outcome = await transport.upstream.call(
-                    target.endpoint, pin(version), ask.deadline_at
-                )
+                outcome = await upstream.call(target.endpoint, pin(version), ask.deadline_at)
                 ask.answered_by = version
             except UpstreamFailed as error:
                 outcome = error

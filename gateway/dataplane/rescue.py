@@ -1,8 +1,8 @@
-"""The one place where errors become answers, in TensorFlow Serving's dialect.
+"""The one place where errors become answers, in the dialect of the caller.
 
-Classes map to HTTP statuses and gRPC codes in codecs.tfs_errors; the machine-readable reason
-travels beside the body, in `x-gateway-reason`, never in it. What is not of our tree is a bug: it is
-logged with its traceback, and the caller learns no more than that.
+Classes map to HTTP statuses and gRPC codes in codecs.tfs_errors and codecs.oip_errors; the
+machine-readable reason travels beside the body, in `x-gateway-reason`, never in it. What is not of
+our tree is a bug: it is logged with its traceback, and the caller learns no more than that.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from gateway.codecs import oip_errors
 from gateway.codecs.tfs_errors import error_body, grpc_code, http_status, truncate_message
 from gateway.codecs.tfs_routes import NotFoundPath
 from gateway.domain.errors import GatewayError, Internal
@@ -60,10 +61,7 @@ async def rescued(answering: Awaitable[T], on_error: Callable[[GatewayError], T]
 
 def http_answer(error: GatewayError) -> HttpError:
     """Status, headers and `{ "error": "…" }`."""
-    headers = {REASON: error.reason}
-    if error.retry_after_s is not None:
-        # RFC 9110: whole seconds. Rounded up, as too early is refused again.
-        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    headers = _beside(error)
     if isinstance(error, NotFoundPath):
         return HttpError(404, headers, b"")
     headers["content-type"] = JSON
@@ -72,7 +70,30 @@ def http_answer(error: GatewayError) -> HttpError:
 
 def grpc_answer(error: GatewayError) -> GrpcError:
     """Code, message (cut as the original cuts it) and trailers."""
-    trailers = [(REASON, error.reason)]
+    trailers = tuple(_beside(error).items())
+    return GrpcError(grpc_code(error), truncate_message(error.message), trailers)
+
+
+def v2_http_answer(error: GatewayError) -> HttpError:
+    """Status, headers and `{"error":"…"}`, as the Open Inference Protocol has them."""
+    headers = _beside(error)
+    if isinstance(error, oip_errors.MethodNotAllowed):
+        headers["allow"] = ", ".join(error.allowed)
+    headers["content-type"] = JSON
+    status = oip_errors.http_status(error)
+    return HttpError(status, headers, oip_errors.error_body(error.message))
+
+
+def v2_grpc_answer(error: GatewayError) -> GrpcError:
+    """Code, message and trailers, as the Open Inference Protocol has them."""
+    trailers = tuple(_beside(error).items())
+    return GrpcError(oip_errors.grpc_code(error), truncate_message(error.message), trailers)
+
+
+def _beside(error: GatewayError) -> dict[str, str]:
+    """What travels beside the words."""
+    headers = {REASON: error.reason}
     if error.retry_after_s is not None:
-        trailers.append(("retry-after", str(math.ceil(error.retry_after_s))))
-    return GrpcError(grpc_code(error), truncate_message(error.message), tuple(trailers))
+        # RFC 9110: whole seconds. Rounded up, as too early is refused again.
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    return headers

@@ -36,6 +36,15 @@ class DataplaneSettings:
     drain_s: float = 15.0
     """How long a stopping gateway lets requests finish that it has taken."""
 
+    v2_flavour: str = "triton"
+    """`triton` or `kserve`: whose answers the Open Inference Protocol has where its servers differ
+    (bodies of health, readiness and model control, words of some errors). Triton, because its
+    clients are the stricter ones."""
+
+    stream_window: int = 16
+    """Requests of one V2 stream that are worked on at once. Answers leave in the order of the
+    requests, so this also bounds how many answers wait for a slow one before them."""
+
     access_log: bool = False
     """One line for each request. Off, because at thousands of requests per second it costs more
     than the requests; the metrics tell the same in sum."""

@@ -21,6 +21,7 @@ from gateway.dataplane.messages import (
     Channel,
     Failed,
     Publish,
+    Refresh,
     Reload,
     ReloadDone,
     Serving,
@@ -135,6 +136,9 @@ class _ParentReloader:
             return await answer
         finally:
             del self._waiting[number]
+
+    async def refresh(self, name: str) -> None:
+        self._channel.send(Refresh(name))
 
     def done(self, message: ReloadDone) -> None:
         """The parent has answered."""

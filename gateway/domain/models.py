@@ -63,6 +63,10 @@ class Batching:
     a lone caller nothing and still fills batches under load."""
 
 
+PROTOCOLS = ("tfs-rest", "tfs-grpc", "v2-rest", "v2-grpc")
+"""What callers may speak, and what replicas may be spoken to in."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """Desired state of one model: what `gateway deploy model` asked for."""
@@ -91,6 +95,9 @@ class ModelSpec:
     in_flight_limit: int = 1024
     """Requests of this model at once in one gateway worker; above it callers get 429."""
     require_manifest: bool = False
+    speaks: tuple[str, ...] = PROTOCOLS
+    """The protocols in which its replicas answer, a subset of PROTOCOLS. A caller's own is passed
+    through where it is among them, else translated."""
     tenant: str = "default"
     managed_by: str = "control"
     """`control` (API, CLI) or `reload` (TensorFlow Serving's HandleReloadConfigRequest)."""

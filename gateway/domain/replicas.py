@@ -38,6 +38,12 @@ class Endpoint:
     """gRPC ModelService; the same as `grpc` but where an agent stands beside the server."""
     status_http: str = ""
     """`host:port` of `GET /replica/status` (progress); empty where the server has none."""
+    speaks: tuple[str, ...] = ()
+    """The protocols that this server has itself said it answers in; empty where it said nothing,
+    and what the model's spec says is believed."""
+    unversioned: bool = False
+    """Whether it knows no versions, and would not find one that is named to it (MLServer's and
+    KServe's default)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,3 +94,5 @@ class ReplicaReport:
 
     answered: bool
     versions: Mapping[Version, VersionStatus] = field(default_factory=dict)
+    unversioned: bool = False
+    """It named no version; `versions` is what it was told."""

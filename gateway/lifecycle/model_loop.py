@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from gateway.core.placement import template_of
 from gateway.core.route import ModelRoute, Target
@@ -91,11 +91,21 @@ class ModelLoop:
         statuses = merged(seen)
         self.memory = self.decision.memory
         self.reasons = reasons_of(self.memory, statuses)
-        return self._route(replicas, statuses), model_view(seen, statuses)
+        unversioned = {i for i, one in held.items() if one.report.unversioned}
+        return self._route(replicas, statuses, unversioned), model_view(seen, statuses)
 
-    def _route(self, replicas: Sequence[Replica], statuses: Sequence[VersionStatus]) -> ModelRoute:
+    def _route(
+        self,
+        replicas: Sequence[Replica],
+        statuses: Sequence[VersionStatus],
+        unversioned: Collection[str],
+    ) -> ModelRoute:
         assert self.decision is not None
-        endpoints = {r.id: r.endpoint for r in replicas if r.endpoint is not None}
+        endpoints = {
+            r.id: replace(r.endpoint, unversioned=True) if r.id in unversioned else r.endpoint
+            for r in replicas
+            if r.endpoint is not None
+        }
         spec = self.record.spec
         return ModelRoute(
             name=self.name,
@@ -109,4 +119,5 @@ class ModelLoop:
             timeout_s=spec.timeout_s,
             in_flight_limit=spec.in_flight_limit,
             backend=str(spec.backend),
+            speaks=spec.speaks,
         )

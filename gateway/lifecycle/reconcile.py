@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any, Protocol
 
@@ -17,10 +18,10 @@ from gateway.core.placement import template_of
 from gateway.core.route import ModelRoute, RoutingTable
 from gateway.core.versions import ReplicaSeen, told
 from gateway.domain.errors import NotFound
-from gateway.domain.models import ModelRecord, VersionState
+from gateway.domain.models import PROTOCOLS, ModelRecord, VersionState
 from gateway.domain.names import Version
 from gateway.domain.observed import ModelView
-from gateway.domain.replicas import Replica, ReplicaSet, ReplicaState, Told
+from gateway.domain.replicas import Endpoint, Replica, ReplicaSet, ReplicaState, Told
 from gateway.lifecycle.meters import Meters
 from gateway.lifecycle.model_loop import ModelLoop
 from gateway.lifecycle.news import news
@@ -227,22 +228,35 @@ class Lifecycle:
 
     def _sync_watches(self, replicas: Sequence[Replica], tasks: asyncio.TaskGroup) -> None:
         """One watch for each replica that listens."""
-        listening = {r.id: r for r in replicas if r.state in _LISTENS and r.endpoint is not None}
-        for replica_id in [i for i in self._watches if i not in listening]:
-            _, task = self._watches.pop(replica_id)
-            task.cancel()
-        for replica in listening.values():
-            if replica.id not in self._watches and replica.endpoint is not None:
+        listening = {
+            r.id: (r.model, self._spoken_to(r.model, r.endpoint))
+            for r in replicas
+            if r.state in _LISTENS and r.endpoint is not None
+        }
+        for replica_id, (watch, task) in list(self._watches.items()):
+            # A spec that says something else of what replicas speak changes how they are asked.
+            if replica_id not in listening or watch.endpoint != listening[replica_id][1]:
+                del self._watches[replica_id]
+                task.cancel()
+        for replica_id, (model, endpoint) in listening.items():
+            if replica_id not in self._watches:
                 watch = ReplicaWatch(
-                    replica.id,
-                    replica.model,
-                    replica.endpoint,
+                    replica_id,
+                    model,
+                    endpoint,
                     self._control,
                     self._clock,
                     self._settings,
                     self._wake.set,
                 )
-                self._watches[replica.id] = (watch, tasks.create_task(watch.run()))
+                self._watches[replica_id] = (watch, tasks.create_task(watch.run()))
+
+    def _spoken_to(self, model: str, endpoint: Endpoint) -> Endpoint:
+        """The endpoint with what it speaks: what it said itself, else what the spec says."""
+        known = self._models.get(model)
+        if endpoint.speaks or known is None or known.record.spec.speaks == PROTOCOLS:
+            return endpoint
+        return replace(endpoint, speaks=known.record.spec.speaks)
 
     async def _make_live(self) -> None:
         """Remember live versions before anybody is answered by them: a crash in between then

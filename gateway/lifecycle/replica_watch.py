@@ -48,7 +48,7 @@ class ReplicaWatch:
         """Why it does not take what it is told."""
         self._id = replica_id
         self._model = model
-        self._endpoint = endpoint
+        self.endpoint = endpoint
         self._control = control
         self._clock = clock
         self._settings = settings
@@ -82,7 +82,7 @@ class ReplicaWatch:
                 continue
 
     async def _ask(self) -> None:
-        report = await self._control.report(self._endpoint, self._model)
+        report = await self._control.report(self.endpoint, self._model)
         if not self.asked:
             self.asked = True
             self._news()
@@ -101,7 +101,7 @@ class ReplicaWatch:
         if wanted is None or (wanted == self._sent and not self._has_lost_it(wanted)):
             return
         try:
-            await self._control.tell(self._endpoint, wanted)
+            await self._control.tell(self.endpoint, wanted)
         except GatewayError as error:
             if error.message != self.trouble:
                 self.trouble = error.message

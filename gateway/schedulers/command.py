@@ -74,6 +74,7 @@ def argv(launch: Launch, which: Callable[[str], str | None]) -> list[str]:
         "--drain-s": f"{settings.grace_s * 0.9:g}",
         "--max-body": str(settings.max_body_bytes),
         "--log-format": settings.log_format,
+        "--v2-flavour": settings.v2_flavour,
     }
     if spec.resources.cpus is not None:
         flags["--threads"] = str(threads(spec.resources.cpus))

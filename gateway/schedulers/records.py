@@ -13,10 +13,13 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway.domain.errors import Conflict, Unavailable
+from gateway.domain.models import PROTOCOLS
 from gateway.domain.replicas import Endpoint
 from gateway.schedulers.process import ProcessId
 
@@ -111,7 +114,7 @@ def read_record(path: Path) -> ReplicaRecord | None:
             model=raw["model"],
             template=raw["template"],
             process=ProcessId(**raw["process"]),
-            endpoint=None if endpoint is None else Endpoint(**endpoint),
+            endpoint=None if endpoint is None else _endpoint(endpoint),
             ports=(int(raw["ports"][0]), int(raw["ports"][1])),
             gpus=tuple(raw["gpus"]),
             restarts=int(raw["restarts"]),
@@ -137,9 +140,15 @@ def read_ready_file(path: Path) -> Endpoint | None:
     if not isinstance(raw, dict) or not isinstance(raw.get("http"), str):
         raise ValueError(f"{path.name} has no addresses")
     grpc = str(raw.get("grpc", ""))
+    return _endpoint({"control": "", **raw, "grpc": grpc})
+
+
+def _endpoint(raw: Mapping[str, Any]) -> Endpoint:
+    speaks = raw.get("speaks") or ()
     return Endpoint(
         http=raw["http"],
-        grpc=grpc,
-        control=str(raw.get("control") or grpc),
+        grpc=raw["grpc"],
+        control=str(raw["control"] or raw["grpc"]),
         status_http=str(raw.get("status_http") or ""),
+        speaks=tuple(p for p in PROTOCOLS if p in speaks),
     )

@@ -54,3 +54,6 @@ class LocalSettings:
     """How many replicas may share a GPU. One: frameworks take a GPU's memory whole."""
 
     log_format: str = "text"
+
+    v2_flavour: str = "triton"
+    """Whose way replicas take where V2's servers differ; the gateway's own."""

@@ -2,7 +2,8 @@
 
 Progress (bytes fetched, what it is doing) is not in TensorFlow Serving's protocol; servers of ours
 and the agent beside a stock one offer it as JSON at `GET /replica/status`. What ModelService says
-is the truth about AVAILABLE; the JSON only adds to it.
+is the truth about AVAILABLE; the JSON only adds to it. Replicas that have no ModelService, as their
+endpoint says, are watched by other means (oip_control.py).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from gateway.domain.models import VersionState, VersionStatus
 from gateway.domain.names import Version
 from gateway.domain.replicas import Endpoint, ReplicaReport, Told
 from gateway.telemetry import log
+from gateway.upstream.oip_control import OipControl
 
 _UNANSWERED = ReplicaReport(answered=False)
 # A refused configuration, as opposed to a version that would not load (UNKNOWN, by TFS's words):
@@ -85,6 +87,12 @@ class GrpcReplicaControl:
         self._channels: OrderedDict[str, grpc.aio.Channel] = OrderedDict()
         self._pending: dict[grpc.aio.UnaryUnaryCall[Any, Any], None] = {}
         self._http: aiohttp.ClientSession | None = None
+        self._others = OipControl(
+            self._channel,
+            self._session,
+            timeout_s=self._settings.report_s,
+            max_bytes=self._settings.status_bytes,
+        )
 
     def __repr__(self) -> str:
         return f"GrpcReplicaControl(channels={len(self._channels)}, pending={len(self._pending)})"
@@ -92,6 +100,9 @@ class GrpcReplicaControl:
     async def tell(self, endpoint: Endpoint, told: Told) -> None:
         """See ports.ReplicaControl. "Taken" is sent on a connection that stands, and not refused
         within `refusal_s`."""
+        if not _has_model_service(endpoint):
+            await self._others.tell(endpoint, told)
+            return
         channel = await self._channel(endpoint.control)
         try:
             async with asyncio.timeout(self._settings.connect_s):
@@ -138,6 +149,8 @@ class GrpcReplicaControl:
 
     async def report(self, endpoint: Endpoint, model: str) -> ReplicaReport:
         """See ports.ReplicaControl."""
+        if not _has_model_service(endpoint):
+            return await self._others.report(endpoint, model)
         try:
             stated = await self._status(endpoint, model)
         except (grpc.aio.AioRpcError, TimeoutError) as error:
@@ -168,12 +181,10 @@ class GrpcReplicaControl:
         """What `/replica/status` adds; nothing where there is none or it does not answer."""
         if not endpoint.status_http:
             return {}
-        if self._http is None:
-            self._http = aiohttp.ClientSession(trust_env=False)
         try:
             async with (
                 asyncio.timeout(self._settings.report_s),
-                self._http.get(f"http://{endpoint.status_http}/replica/status") as answer,
+                self._session().get(f"http://{endpoint.status_http}/replica/status") as answer,
             ):
                 if answer.status != 200:
                     return {}
@@ -188,6 +199,11 @@ class GrpcReplicaControl:
                 "replica.no_progress", level=DEBUG, endpoint=endpoint.status_http, cause=error
             )
             return {}
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(trust_env=False)
+        return self._http
 
     async def _channel(self, address: str) -> grpc.aio.Channel:
         channel = self._channels.get(address)
@@ -212,6 +228,11 @@ class GrpcReplicaControl:
             await self._drop(address)
         if self._http is not None:
             await self._http.close()
+
+
+def _has_model_service(endpoint: Endpoint) -> bool:
+    """Whether ModelService is there, as far as anybody has said; stock servers say nothing."""
+    return not endpoint.speaks or "tfs-grpc" in endpoint.speaks
 
 
 def parse_progress(raw: object, model: str) -> dict[Version, VersionStatus]:

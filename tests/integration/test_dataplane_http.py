@@ -58,7 +58,7 @@ async def test_gzip_bodies_pass_compressed_both_ways(client):
     ("method", "path", "status", "body"),
     [
         ("GET", "/", 404, ""),
-        ("POST", "/v2/models/m/infer", 404, ""),
+        ("POST", "/v3/models/m/infer", 404, ""),
         ("GET", "/v1/models", 400, '{ "error": "Missing model name in request." }'),
         (
             "DELETE",

@@ -15,7 +15,8 @@ import psutil
 import pytest
 from prometheus_client import values
 
-from gateway.codecs.pb import tfs_pb2
+from gateway.codecs.oip_methods import OipMethod
+from gateway.codecs.pb import oip_pb2, tfs_pb2
 from gateway.codecs.tfs_methods import Method
 from gateway.dataplane.planes import open_planes
 from gateway.dataplane.settings import DataplaneSettings
@@ -80,6 +81,12 @@ def workers() -> list[int]:
 
 
 class Reloads:
+    def __init__(self) -> None:
+        self.refreshed: list[str] = []
+
+    async def refresh(self, name: str) -> None:
+        self.refreshed.append(name)
+
     async def reload(self, request: bytes, deadline_at: float) -> bytes:
         if request == b"":
             raise InvalidRequest("nothing in it", reason="bad_config")
@@ -90,7 +97,7 @@ async def test_workers_answer_sum_their_metrics_and_are_started_again(tmp_path):
     request = tfs_pb2.PredictRequest(model_spec={"name": "m"}).SerializeToString()
     async with (
         fake_replica("a") as a,
-        opened(tmp_path, reloader=Reloads()) as planes,
+        opened(tmp_path, reloader=(reloads := Reloads())) as planes,
         grpc.aio.insecure_channel(planes.grpc_address) as channel,
     ):
         planes.publish(table(a, versions=(1,)))
@@ -106,6 +113,10 @@ async def test_workers_answer_sum_their_metrics_and_are_started_again(tmp_path):
             await reload(b"")
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert caught.value.details() == "nothing in it"
+
+        load = channel.unary_unary(OipMethod.REPOSITORY_MODEL_LOAD.path)
+        await load(oip_pb2.RepositoryModelLoadRequest(model_name="m").SerializeToString())
+        await until(lambda: reloads.refreshed == ["m"])
 
         async with (
             aiohttp.ClientSession() as session,

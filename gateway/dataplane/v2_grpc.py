@@ -1,0 +1,233 @@
+"""The Open Inference Protocol V2 on the gRPC front: `inference.GRPCInferenceService`.
+
+What asks a model passes through as bytes, the version pinned by appending it (codecs.oip_scan).
+What asks a server is answered from the routing table. Each message of a stream takes the way of a
+ModelInfer of its own (v2_stream).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from gateway import __version__
+from gateway.codecs import oip_admin
+from gateway.codecs.oip_errors import Flavour, reworded
+from gateway.codecs.oip_methods import OipMethod
+from gateway.codecs.oip_scan import OipFields, pin_version, scan, version_of
+from gateway.codecs.pb import oip_pb2
+from gateway.dataplane import v2_own
+from gateway.dataplane.grpc_parts import CANCELLED, Context, Reply, forwarded, replied, send
+from gateway.dataplane.plane import Dataplane
+from gateway.dataplane.rescue import rescued, v2_grpc_answer
+from gateway.dataplane.seen import Seen
+from gateway.dataplane.v2_loads import Loads
+from gateway.dataplane.v2_stats import all_statistics
+from gateway.dataplane.v2_stream import Stream
+from gateway.domain.errors import GatewayError, InvalidRequest, NotFound
+from gateway.domain.names import Version
+from gateway.ports import Reloader, UpstreamRequest
+
+_OF_MODEL = frozenset(
+    (
+        OipMethod.MODEL_INFER,
+        OipMethod.MODEL_METADATA,
+        OipMethod.MODEL_CONFIG,
+        OipMethod.MODEL_STATISTICS,
+    )
+)
+_CUDA = (OipMethod.CUDA_SHARED_MEMORY_STATUS, OipMethod.CUDA_SHARED_MEMORY_REGISTER)
+_REGISTER = (OipMethod.SYSTEM_SHARED_MEMORY_REGISTER, OipMethod.CUDA_SHARED_MEMORY_REGISTER)
+_STATUS = (OipMethod.SYSTEM_SHARED_MEMORY_STATUS, OipMethod.CUDA_SHARED_MEMORY_STATUS)
+
+
+class V2Grpc:
+    """`handlers` by method path."""
+
+    def __init__(
+        self, plane: Dataplane, reloader: Reloader | None, is_draining: Callable[[], bool]
+    ) -> None:
+        self._plane = plane
+        self._is_draining = is_draining
+        self._loads = Loads(plane, reloader)
+        self._flavour = Flavour(plane.settings.v2_flavour)
+        self.handlers: Mapping[str, Any] = {
+            method.path: grpc.unary_unary_rpc_method_handler(partial(self._handle, method))
+            for method in OipMethod
+            if not method.is_streaming
+        } | {OipMethod.MODEL_STREAM_INFER.path: grpc.stream_stream_rpc_method_handler(self._stream)}
+
+    async def _handle(self, method: OipMethod, body: bytes, context: Context) -> bytes:
+        seen = Seen(self._plane, "v2-grpc", CANCELLED)
+        try:
+            reply = await self._rescued(method, body, context, forwarded(context), seen)
+        finally:
+            seen.finish(method.path)
+        return await send(reply, context)
+
+    async def _stream(self, requests: Any, context: Context) -> None:
+        await Stream(self._message, self._plane.settings.stream_window).serve(requests, context)
+
+    async def _message(
+        self, body: bytes, context: Context, metadata: tuple[tuple[str, Any], ...]
+    ) -> Reply:
+        """One message of a stream, admitted, routed, counted and observed like any ModelInfer."""
+        seen = Seen(self._plane, "v2-grpc", CANCELLED)
+        try:
+            return await self._rescued(OipMethod.MODEL_INFER, body, context, metadata, seen)
+        finally:
+            seen.finish(OipMethod.MODEL_STREAM_INFER.path)
+
+    async def _rescued(
+        self,
+        method: OipMethod,
+        body: bytes,
+        context: Context,
+        metadata: tuple[tuple[str, Any], ...],
+        seen: Seen,
+    ) -> Reply:
+        reply = await rescued(
+            self._reply(method, body, context, metadata, seen), partial(_error, seen)
+        )
+        seen.code = reply.code_name
+        return reply
+
+    async def _reply(
+        self,
+        method: OipMethod,
+        body: bytes,
+        context: Context,
+        metadata: tuple[tuple[str, Any], ...],
+        seen: Seen,
+    ) -> Reply:
+        if method not in _OF_MODEL:
+            answer = await self._own(method, _parsed(method, body))
+            return Reply(0, answer.SerializeToString())
+        fields = scan(method, body)
+        seen.model = fields.model
+        if method is OipMethod.MODEL_STATISTICS and not fields.model:
+            return Reply(0, await all_statistics(self._plane, self._plane.v2_grpc))
+        try:
+            return await self._forward(method, body, fields, context, metadata, seen)
+        except GatewayError as error:
+            new = reworded(self._flavour, error, fields.model, fields.version)
+            if new is error:
+                raise
+            raise new from error
+
+    async def _forward(
+        self,
+        method: OipMethod,
+        body: bytes,
+        fields: OipFields,
+        context: Context,
+        metadata: tuple[tuple[str, Any], ...],
+        seen: Seen,
+    ) -> Reply:
+        plane = self._plane
+        timeout_s = _shortest(context.time_remaining(), fields.timeout_us)
+        with plane.admit(fields.model, fields.version, None, timeout_s, seen.started_at) as ask:
+            seen.ask = ask
+
+            def pin(version: Version) -> UpstreamRequest:
+                if method is OipMethod.MODEL_STATISTICS and fields.version is None:
+                    # Of all versions, as Triton has it.
+                    return UpstreamRequest(method.path, body, metadata)
+                return UpstreamRequest(method.path, pin_version(method, body, version), metadata)
+
+            return replied(await plane.answer(plane.v2_grpc, ask, pin), ask)
+
+    # ---- of the gateway --------------------
+
+    async def _own(self, method: OipMethod, request: Any) -> Message:
+        table, flavour = self._plane.table, self._flavour
+        match method:
+            case OipMethod.SERVER_LIVE:
+                return oip_pb2.ServerLiveResponse(live=True)
+            case OipMethod.SERVER_READY:
+                ready = v2_own.is_ready(table) and not self._is_draining()
+                return oip_pb2.ServerReadyResponse(ready=ready)
+            case OipMethod.SERVER_METADATA:
+                return oip_admin.server_metadata_proto(v2_own.SERVER_NAME, __version__)
+            case OipMethod.MODEL_READY:
+                version = version_of(request.version)
+                error = v2_own.model_ready(table, request.name, version, flavour)
+                if isinstance(error, NotFound) and flavour is Flavour.KSERVE:
+                    raise error
+                return oip_pb2.ModelReadyResponse(ready=error is None)
+            case OipMethod.REPOSITORY_INDEX:
+                entries = v2_own.index(table, only_ready=request.ready)
+                return oip_admin.repository_index_proto(entries)
+            case OipMethod.REPOSITORY_MODEL_LOAD:
+                await self._loads.load(request.model_name, request.parameters)
+                return oip_pb2.RepositoryModelLoadResponse()
+            case OipMethod.REPOSITORY_MODEL_UNLOAD:
+                raise v2_own.refuse_unload()
+            case OipMethod.TRACE_SETTING:
+                return self._trace_settings(request)
+            case OipMethod.LOG_SETTINGS:
+                return _log_settings(request)
+            case _:
+                return _shared_memory(method, request)
+
+    def _trace_settings(self, request: Any) -> Message:
+        if request.model_name:
+            v2_own.check_known(self._plane.table, request.model_name, self._flavour)
+        if request.settings:
+            raise v2_own.refuse_settings("trace")
+        answer = oip_pb2.TraceSettingResponse()
+        for key, value in v2_own.TRACE_SETTINGS.items():
+            answer.settings[key].value.extend(value if isinstance(value, list) else [value])
+        return answer
+
+
+def _log_settings(request: Any) -> Message:
+    if request.settings:
+        raise v2_own.refuse_settings("log")
+    answer = oip_pb2.LogSettingsResponse()
+    for key, value in v2_own.LOG_SETTINGS.items():
+        if isinstance(value, bool):
+            answer.settings[key].bool_param = value
+        elif isinstance(value, int):
+            answer.settings[key].uint32_param = value
+        else:
+            answer.settings[key].string_param = value
+    return answer
+
+
+def _shared_memory(method: OipMethod, request: Any) -> Message:
+    kind = "cuda" if method in _CUDA else "system"
+    if method in _REGISTER:
+        raise v2_own.refuse_shared_memory(kind)
+    if method in _STATUS and request.name:
+        raise v2_own.refuse_region(kind, request.name)
+    # Nothing is registered, so that it is unregistered is true; callers clean up before they begin.
+    answer: Message = getattr(oip_pb2, method.response_name)()
+    return answer
+
+
+def _parsed(method: OipMethod, body: bytes) -> Any:
+    try:
+        return getattr(oip_pb2, method.request_name).FromString(body)
+    except DecodeError as error:
+        raise InvalidRequest(
+            f"The message is no {method.request_name}, or was cut off", reason="bad_message"
+        ) from error
+
+
+def _shortest(left_s: float | None, timeout_us: int | None) -> float | None:
+    """The caller's deadline: gRPC's, or Triton's `timeout` parameter where that is shorter (0 sets
+    none)."""
+    if not timeout_us:
+        return left_s
+    return timeout_us / 1e6 if left_s is None else min(left_s, timeout_us / 1e6)
+
+
+def _error(seen: Seen, error: GatewayError) -> Reply:
+    seen.reason = error.reason
+    answer = v2_grpc_answer(error)
+    return Reply(answer.code, b"", answer.details, answer.trailers)
