@@ -36,6 +36,7 @@ from gateway.store import open_store
 from gateway.telemetry import LogFormat, Metrics, configure_logging, log
 from gateway.upstream import GrpcUpstream, HttpUpstream
 from gateway.upstream.replica_control import GrpcReplicaControl
+from gateway.upstream.signatures import ReplicaSignatures
 
 
 def main(flags: Mapping[str, Any], config_file: Path | None = None) -> int:
@@ -85,6 +86,10 @@ class _Later:
             raise Unavailable("The gateway is starting", reason="starting", retry_after_s=1.0)
         return await self.reloader.reload(request, deadline_at)
 
+    async def refresh(self, name: str) -> None:
+        if self.reloader is not None:
+            await self.reloader.refresh(name)
+
 
 async def _serve(settings: config.Settings) -> None:
     stop = _stop_signals()
@@ -96,6 +101,7 @@ async def _serve(settings: config.Settings) -> None:
             cache_bytes=settings.cache_bytes,
             max_body_bytes=settings.max_body_bytes,
             log_format=settings.log_format,
+            v2_flavour=settings.v2_flavour,
         ),
         environ=os.environ,
     )
@@ -135,7 +141,15 @@ async def _run(
         settings=LifecycleSettings(poll_s=settings.poll_s),
         metrics=metrics,
     )
-    service = later.reloader = ModelsService(store, source, lifecycle, scheduler, events)
+    asked_http, asked_grpc = _upstreams()
+    service = later.reloader = ModelsService(
+        store,
+        source,
+        lifecycle,
+        scheduler,
+        events,
+        signatures=ReplicaSignatures(lifecycle, asked_http, asked_grpc),
+    )
     addresses = {"http": planes.http_address, "grpc": planes.grpc_address, "control": ""}
     api = ControlApi(service, addresses=lambda: addresses, metrics=metrics.render)
     host, port = config.split_address(settings.control, "--control")
@@ -155,7 +169,8 @@ async def _run(
                 await stop.wait()
             reconciling.cancel()
     finally:
-        await control.aclose()
+        for connections in (control, asked_http, asked_grpc):
+            await connections.aclose()
 
 
 @asynccontextmanager
@@ -163,7 +178,10 @@ async def _planes(
     settings: config.Settings, metrics: Metrics, reloader: Reloader
 ) -> AsyncIterator[OpenPlanes]:
     dataplane = DataplaneSettings(
-        http=settings.http, grpc=settings.grpc, max_body_bytes=settings.max_body_bytes
+        http=settings.http,
+        grpc=settings.grpc,
+        max_body_bytes=settings.max_body_bytes,
+        v2_flavour=settings.v2_flavour,
     )
     async with open_planes(
         dataplane,
@@ -187,6 +205,7 @@ def _known(records: Sequence[ModelRecord]) -> RoutingTable:
                 timeout_s=r.spec.timeout_s,
                 in_flight_limit=r.spec.in_flight_limit,
                 backend=str(r.spec.backend),
+                speaks=r.spec.speaks,
             )
             for r in records
         }

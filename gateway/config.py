@@ -42,6 +42,9 @@ class Settings:
     """Processes that answer predictions. 1 keeps everything in one process."""
     scheduler: str = "local"
     log_format: str = "text"
+    v2_flavour: str = "triton"
+    """Where the peers of the Open Inference Protocol differ (health bodies, readiness codes), whose
+    way is taken: `triton` or `kserve`. Triton, whose client library most programs use."""
     insecure: bool = False
     """Allows binding beyond this machine although no keys are configured."""
     max_body_bytes: int = 128 * 1024 * 1024
@@ -112,6 +115,8 @@ def _check(settings: Settings) -> None:
         )
     if settings.log_format not in ("text", "json"):
         raise InvalidRequest("--log-format is text or json", reason="bad_setting")
+    if settings.v2_flavour not in ("triton", "kserve"):
+        raise InvalidRequest("--v2-flavour is triton or kserve", reason="bad_setting")
     if not 1 <= settings.workers <= 256:
         raise InvalidRequest("--workers must be from 1 to 256", reason="bad_setting")
     for name, least in (("poll_s", 0.05), ("settle_s", 0.0), ("orphan_grace_s", 0.0)):

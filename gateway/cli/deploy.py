@@ -22,6 +22,9 @@ Examples
       --versions latest:2 --gpus 1 --memory 8Gi --batch-delay-ms 2
   gateway deploy model mine --source s3://models/mine --backend custom \\
       --command './serve --rest {http_port} --dir {model_dir}'
+  gateway deploy model theirs --source ./theirs --backend custom \\
+      --speaks v2-rest,v2-grpc \\
+      --command './infer --http {http_port} --grpc {grpc_port}'
   gateway deploy model -f model.toml
 """
 
@@ -94,6 +97,13 @@ def deploy() -> None:
     "--require-manifest/--no-require-manifest",
     default=None,
     help="Hold only versions that `gateway publish` completed.",
+)
+@click.option(
+    "--speaks",
+    metavar="PROTOCOLS",
+    help="What its replicas answer in: one or more of tfs-rest, tfs-grpc, v2-rest, v2-grpc, with "
+    "commas. Callers of the others are translated for. [all; with --backend custom: "
+    "tfs-rest,tfs-grpc]",
 )
 @click.option("--tenant", metavar="T", help="Who owns the model. [default]")
 @click.option(
@@ -190,6 +200,7 @@ def _tell(session: Session, model: dict[str, Any]) -> None:
     example, address = session.call(lambda control: _example(control, name))
     click.echo("\nTry it:")
     click.echo(f"  gateway predict {name} --data {example}")
+    click.echo(f"  gateway snippet {name} --language python")
     if address and example.startswith("'"):
         click.echo(f"  curl -d {example} \\\n      http://{address}/v1/models/{name}:predict")
 

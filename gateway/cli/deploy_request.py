@@ -15,6 +15,7 @@ import click
 
 from gateway.cli.session import read_toml, size
 from gateway.domain.errors import InvalidRequest
+from gateway.domain.models import PROTOCOLS
 from gateway.domain.names import check_label, check_model_name, parse_version
 
 FILE_KEYS: Mapping[str, type | tuple[type, ...]] = {
@@ -39,6 +40,7 @@ FILE_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "timeout_s": (int, float),
     "in_flight_limit": int,
     "require_manifest": bool,
+    "speaks": (str, list),
     "tenant": str,
 }
 """The keys of model.toml: the long options with `_`; `labels` is a table."""
@@ -117,6 +119,8 @@ def build(
             raise click.UsageError(f"--memory: {error.message}") from error
     if isinstance(request.get("command"), str):
         request["command"] = _split(request["command"])
+    if "speaks" in request:
+        request["speaks"] = _protocols(request["speaks"])
     _contradictions(request)
     return named, request
 
@@ -142,6 +146,17 @@ def _policy(value: Any) -> str:
     if text and all(parse_version(part) is not None for part in text.split(",")):
         return text
     raise click.UsageError(f"--versions {text!r}: write latest, latest:2, all, or versions as 3,4")
+
+
+def _protocols(value: Any) -> list[str]:
+    named = value.split(",") if isinstance(value, str) else value
+    named = [str(p).strip() for p in named]
+    wrong = [p for p in named if p not in PROTOCOLS]
+    if wrong or not named:
+        raise click.UsageError(
+            f"--speaks {','.join(named)!r}: write one or more of {', '.join(PROTOCOLS)}"
+        )
+    return named
 
 
 def _split(command: str) -> list[str]:

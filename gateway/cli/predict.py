@@ -1,18 +1,16 @@
-"""`gateway predict`: try a model from the shell, over either protocol, data spelt the same."""
+"""`gateway predict`: try a model from the shell, over any protocol, data spelt the same."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from gateway.cli.session import Session, url_option
-
-if TYPE_CHECKING:
-    from gateway.client.calls import Target
 
 MAX_DATA_BYTES = 1 << 30
 """A gibibyte of JSON; more has no business in a shell."""
@@ -22,7 +20,9 @@ Examples
   gateway predict resnet --data '{"instances": [[1.0, 2.0]]}'
   gateway predict resnet --data '[[1.0, 2.0]]'        a bare list: instances
   gateway predict resnet --data @request.json --version 3
-  gateway predict resnet --data - --protocol tfs-grpc < request.json
+  gateway predict resnet --data - --protocol v2-grpc < request.json
+  gateway predict resnet --protocol v2-rest --data '{"inputs": [
+      {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}'
 """
 
 
@@ -32,8 +32,9 @@ Examples
     "--data",
     required=True,
     metavar="JSON|@FILE|-",
-    help='TensorFlow Serving\'s body, {"instances": …} or {"inputs": …}, or a bare list of '
-    "instances; as text, from a file, or from stdin.",
+    help='TensorFlow Serving\'s body, {"instances": …} or {"inputs": …}, a bare list of instances, '
+    'or V2\'s body, {"inputs": [{"name", "shape", "datatype", "data"}]}; as text, from a file, or '
+    "from stdin. Any of them goes with any protocol.",
 )
 @click.option("--version", type=click.IntRange(0, 2**63 - 1), help="Ask this version.")
 @click.option("--label", help="Ask the version with this label.")
@@ -43,7 +44,7 @@ Examples
     type=click.Choice(["tfs-rest", "tfs-grpc", "v2-rest", "v2-grpc"]),
     default="tfs-rest",
     show_default=True,
-    help="What to speak; the answer looks the same. v2-* is not in this version.",
+    help="What to speak. The answer has the form of the data, whatever is spoken.",
 )
 @click.option("--http", metavar="H:P", help="HTTP address. [asked of the control API]")
 @click.option("--grpc", metavar="H:P", help="gRPC address. [asked of the control API]")
@@ -62,7 +63,7 @@ Examples
     type=click.Choice(["json", "yaml"]),
     default="json",
     show_default=True,
-    help="How to print the answer. json is the server's own text.",
+    help="How to print the answer. json is the server's own text, where no form was changed.",
 )
 @url_option
 @click.pass_obj
@@ -80,22 +81,17 @@ def predict(
     output: str,
 ) -> None:
     """Send one prediction to NAME and print the answer."""
-    if protocol.startswith("v2-"):
-        raise click.UsageError(
-            f"--protocol {protocol} is not offered in this version; use tfs-rest or tfs-grpc"
-        )
     if version is not None and label is not None:
         raise click.UsageError("Say --version or --label, not both")
+    if label is not None and protocol.startswith("v2-"):
+        raise click.UsageError("V2 knows no labels: say --version, or --protocol tfs-rest")
     body = request_body(data, signature)
+    from gateway.cli import predicting
     from gateway.client.calls import Target
 
-    target = Target(name, version, label)
-    if protocol == "tfs-rest":
-        address = http or _address(session, "http")
-        answer: bytes = _over_http(address, target, body, timeout_s)
-    else:
-        address = grpc or _address(session, "grpc")
-        answer = _over_grpc(address, target, body, timeout_s)
+    kind = "grpc" if protocol.endswith("grpc") else "http"
+    address = (grpc if kind == "grpc" else http) or address_of(session, kind)
+    answer = predicting.ask(address, protocol, Target(name, version, label), body, timeout_s)
     if output == "yaml":
         import yaml
 
@@ -104,9 +100,19 @@ def predict(
         click.echo(answer.rstrip(b"\n"))
 
 
-def request_body(data: str, signature: str | None) -> bytes:
-    """The body to send. A TensorFlow Serving body goes as it was typed, so that what the server
-    says of its offsets is true; a bare list is wrapped, and a signature written in.
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is to be sent, as it was typed."""
+
+    text: bytes
+    is_v2: bool
+    signature: str | None
+    """Of --signature, or in a TensorFlow Serving body, which has it written in already."""
+
+
+def request_body(data: str, signature: str | None) -> Body:
+    """The body to send. It goes as it was typed, so that what the server says of its offsets is
+    true; a bare list is wrapped, and a signature written in.
 
     Raises:
         click.UsageError: no JSON, or neither an object nor a list.
@@ -124,11 +130,25 @@ def request_body(data: str, signature: str | None) -> bytes:
         raise click.UsageError(
             '--data must be {"instances": [...]}, {"inputs": ...}, or a list of instances'
         )
+    if _is_v2(value):
+        return Body(text, True, signature)
     if signature is None:
-        return text
+        named = value.get("signature_name")
+        return Body(text, False, named if isinstance(named, str) and named else None)
     if value.get("signature_name", signature) != signature:
         raise click.UsageError(f'--signature {signature} contradicts "signature_name" in the data')
-    return json.dumps({**value, "signature_name": signature}).encode()
+    return Body(json.dumps({**value, "signature_name": signature}).encode(), False, signature)
+
+
+def _is_v2(value: dict[str, Any]) -> bool:
+    """Whether it is V2's body. TensorFlow Serving's has no list of such objects: a tensor's
+    elements are no objects but `{"b64": …}`."""
+    inputs = value.get("inputs")
+    return (
+        isinstance(inputs, list)
+        and bool(inputs)
+        and all(isinstance(i, dict) and {"name", "datatype", "shape"} <= i.keys() for i in inputs)
+    )
 
 
 def _read(data: str) -> bytes:
@@ -147,7 +167,7 @@ def _read(data: str) -> bytes:
     return text
 
 
-def _address(session: Session, kind: str) -> str:
+def address_of(session: Session, kind: str) -> str:
     from gateway.domain.errors import Unavailable
 
     address = session.call(lambda control: control.health())["addresses"].get(kind)
@@ -157,30 +177,3 @@ def _address(session: Session, kind: str) -> str:
             reason="no_address",
         )
     return str(address)
-
-
-def _over_http(address: str, target: Target, body: bytes, timeout_s: float) -> bytes:
-    from gateway.client.predictions import Client
-
-    where = address if "://" in address else f"http://{address}"
-    with Client(where, timeout_s=timeout_s) as client:
-        return client.post(f"{target.path}:predict", body)
-
-
-def _over_grpc(address: str, target: Target, body: bytes, timeout_s: float) -> bytes:
-    """The JSON is read and written here, by the signature, as a server reads and writes it."""
-    from gateway.client.predictions import Client
-    from gateway.codecs import tfs_json
-
-    with Client(address, timeout_s=timeout_s) as client:
-        signatures = client.signatures(target.model, version=target.version, label=target.label)
-        call = tfs_json.decode_predict(body, signatures)
-        found: dict[str, Any] = client.predict(
-            target.model,
-            call.inputs,
-            version=target.version,
-            label=target.label,
-            signature=call.signature_name,
-        )
-    text: bytes = tfs_json.encode_predict(found, call.row_form)
-    return text

@@ -14,7 +14,18 @@ from pathlib import Path
 import click
 
 from gateway import __version__
-from gateway.cli import deploy, describe, doctor, get, logs, manage, predict, publish, serve
+from gateway.cli import (
+    deploy,
+    describe,
+    doctor,
+    get,
+    logs,
+    manage,
+    predict,
+    publish,
+    serve,
+    snippet,
+)
 from gateway.cli.session import Session
 from gateway.domain.errors import GatewayError
 
@@ -68,6 +79,7 @@ for _command in (
     get.get,
     describe.describe,
     predict.predict,
+    snippet.snippet,
     manage.scale,
     manage.delete,
     logs.logs,

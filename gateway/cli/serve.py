@@ -51,6 +51,11 @@ def _address(_: click.Context, param: click.Parameter, value: str | None) -> str
 )
 @click.option("--log-format", type=click.Choice(["text", "json"]), help="[text]")
 @click.option(
+    "--v2-flavour",
+    type=click.Choice(["triton", "kserve"]),
+    help="Whose way to take where V2 servers differ. [triton]",
+)
+@click.option(
     "--insecure",
     is_flag=True,
     default=None,

@@ -3,6 +3,8 @@
     with Client("localhost:8500") as client:               # or "http://localhost:8501"
         client.predict("resnet", {"x": images})            # {"probabilities": float32[8, 1000]}
 
+TensorFlow Serving's protocol unless another is named: `Client(address, protocol="v2-grpc")`.
+
 A prediction changes nothing on the server, so it may be made again: what the gateway calls
 Unavailable, and a connection that broke, is tried again after a jittered pause while the deadline
 leaves time for it. A refusal because of load (Overloaded) is not: more of the same would not help.
@@ -18,17 +20,17 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from gateway.client import transports
+from gateway.client.arrays import Array, Inputs
 from gateway.client.calls import (
-    Array,
     Call,
-    Dialect,
-    Inputs,
+    Reply,
     SignatureBook,
     Target,
     choose,
     describing,
     predicting,
 )
+from gateway.client.wires import WIRES
 from gateway.domain.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -71,22 +73,31 @@ def pause_s(error: GatewayError, attempt: int, left_s: float, rng: random.Random
 class AsyncClient:
     """Awaits predictions. Use it within one event loop, as `async with AsyncClient(…)`."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = TIMEOUT_S) -> None:
-        dialect, host, tls = transports.split_address(address)
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        protocol: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """`protocol` is tfs-grpc, tfs-rest, v2-grpc or v2-rest; left out, it is TensorFlow
+        Serving's over what the address carries."""
+        dialect, host, tls = transports.split_address(address, protocol)
         self.address = address
+        self.protocol = str(dialect)
         self._timeout_s = timeout_s
         self._book = SignatureBook()
         self._rng = random.Random()
         self._open: Callable[[], transports.AsyncTransport] = (
             (lambda: transports.AsyncGrpc(host, MAX_ANSWER_BYTES))
-            if dialect is Dialect.GRPC
+            if dialect.is_grpc
             else (lambda: transports.AsyncHttp(host, tls, MAX_ANSWER_BYTES))
         )
-        self._dialect = dialect
+        self._wire = WIRES[dialect]
         self._transport: transports.AsyncTransport | None = None
 
     def __repr__(self) -> str:
-        return f"AsyncClient({self.address!r})"
+        return f"AsyncClient({self.address!r}, protocol={self.protocol!r})"
 
     async def predict(
         self,
@@ -102,7 +113,8 @@ class AsyncClient:
         """Outputs by name, for inputs by name (or one array, where the model has one input).
 
         numpy arrays are sent with the type they have; lists take the type of the signature.
-        Strings come back as object arrays of bytes. `outputs` names the ones wanted.
+        Strings come back as object arrays of bytes. `outputs` names the ones wanted. V2 has no
+        labels; JSON of TensorFlow Serving has no float16 and bfloat16.
 
         Raises:
             InvalidRequest: inputs that the signature does not take; nothing to retry.
@@ -112,7 +124,7 @@ class AsyncClient:
             DeadlineExceeded: `timeout_s` passed.
         """
         target = Target(model, version, label)
-        steps = predicting(self._dialect, target, inputs, signature, outputs, self._book)
+        steps = predicting(self._wire, target, inputs, signature, outputs, self._book)
         return await self._drive(steps, timeout_s)
 
     async def signatures(
@@ -126,13 +138,13 @@ class AsyncClient:
         """All ways to call `model`, asked anew. Raises NotFound."""
         target = Target(model, version, label)
         self._book.forget(target)
-        return await self._drive(describing(self._dialect, target, self._book), timeout_s)
+        return await self._drive(describing(self._wire, target, self._book), timeout_s)
 
     async def signature(self, model: str, name: str = DEFAULT_SIGNATURE) -> Signature:
         """What `model` takes and gives. Raises NotFound."""
         return choose(await self.signatures(model), name, model)
 
-    async def _drive(self, steps: Generator[Call, bytes, _R], timeout_s: float | None) -> _R:
+    async def _drive(self, steps: Generator[Call, Reply, _R], timeout_s: float | None) -> _R:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         deadline_at = asyncio.get_running_loop().time() + limit_s
         try:
@@ -148,7 +160,7 @@ class AsyncClient:
             result: _R = done.value
             return result
 
-    async def _call(self, call: Call, deadline_at: float) -> bytes:
+    async def _call(self, call: Call, deadline_at: float) -> Reply:
         if self._transport is None:
             self._transport = self._open()
         loop = asyncio.get_running_loop()
@@ -185,20 +197,29 @@ class AsyncClient:
 class Client:
     """Blocks for predictions. May be shared by threads; make a new one after a fork."""
 
-    def __init__(self, address: str = DEFAULT_ADDRESS, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._dialect, host, tls = transports.split_address(address)
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        protocol: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> None:
+        """As AsyncClient."""
+        dialect, host, tls = transports.split_address(address, protocol)
         self.address = address
+        self.protocol = str(dialect)
+        self._wire = WIRES[dialect]
         self._timeout_s = timeout_s
         self._book = SignatureBook()
         self._rng = random.Random()
         self._transport: transports.Transport = (
             transports.Grpc(host, MAX_ANSWER_BYTES)
-            if self._dialect is Dialect.GRPC
+            if dialect.is_grpc
             else transports.Http(host, tls, MAX_ANSWER_BYTES)
         )
 
     def __repr__(self) -> str:
-        return f"Client({self.address!r})"
+        return f"Client({self.address!r}, protocol={self.protocol!r})"
 
     def predict(
         self,
@@ -213,7 +234,7 @@ class Client:
     ) -> dict[str, Array]:
         """As AsyncClient.predict."""
         target = Target(model, version, label)
-        steps = predicting(self._dialect, target, inputs, signature, outputs, self._book)
+        steps = predicting(self._wire, target, inputs, signature, outputs, self._book)
         return self._drive(steps, timeout_s)
 
     def signatures(
@@ -227,26 +248,26 @@ class Client:
         """As AsyncClient.signatures."""
         target = Target(model, version, label)
         self._book.forget(target)
-        return self._drive(describing(self._dialect, target, self._book), timeout_s)
+        return self._drive(describing(self._wire, target, self._book), timeout_s)
 
     def signature(self, model: str, name: str = DEFAULT_SIGNATURE) -> Signature:
         """As AsyncClient.signature."""
         return choose(self.signatures(model), name, model)
 
     def post(self, path: str, body: bytes, *, timeout_s: float | None = None) -> bytes:
-        """A request that is already in TensorFlow Serving's REST, and its answer, undecoded.
+        """A JSON request that is already as the server wants it, and its answer, undecoded.
 
         Raises:
             InvalidRequest: this client speaks gRPC.
         """
-        if self._dialect is not Dialect.HTTP:
+        if not isinstance(self._transport, transports.Http):
             raise InvalidRequest(
                 f"{self.address} is spoken to over gRPC; post() needs http://…", reason="bad_url"
             )
         limit_s = self._timeout_s if timeout_s is None else timeout_s
-        return self._call(Call(path, body), _now() + limit_s)
+        return self._call(Call(path, body), _now() + limit_s).body
 
-    def _drive(self, steps: Generator[Call, bytes, _R], timeout_s: float | None) -> _R:
+    def _drive(self, steps: Generator[Call, Reply, _R], timeout_s: float | None) -> _R:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         deadline_at = _now() + limit_s
         try:
@@ -262,7 +283,7 @@ class Client:
             result: _R = done.value
             return result
 
-    def _call(self, call: Call, deadline_at: float) -> bytes:
+    def _call(self, call: Call, deadline_at: float) -> Reply:
         attempt = 0
         while True:
             try:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from gateway.client.answers import from_grpc, from_http, seconds
-from gateway.client.calls import Call, Dialect
+from gateway.client.calls import Call, Dialect, Reply, bad_answer
 from gateway.domain.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -28,9 +28,7 @@ _CHUNK = 1 << 20
 class AsyncTransport(Protocol):
     """Awaits answers."""
 
-    dialect: Dialect
-
-    async def call(self, call: Call, timeout_s: float) -> bytes: ...
+    async def call(self, call: Call, timeout_s: float) -> Reply: ...
 
     async def aclose(self) -> None: ...
 
@@ -38,33 +36,49 @@ class AsyncTransport(Protocol):
 class Transport(Protocol):
     """Blocks for answers; may be used by several threads."""
 
-    dialect: Dialect
-
-    def call(self, call: Call, timeout_s: float) -> bytes: ...
+    def call(self, call: Call, timeout_s: float) -> Reply: ...
 
     def close(self) -> None: ...
 
 
-def split_address(address: str) -> tuple[Dialect, str, bool]:
+def split_address(address: str, protocol: str | None = None) -> tuple[Dialect, str, bool]:
     """Dialect, `host:port`, and whether TLS is meant.
 
+    Without a protocol TensorFlow Serving's is spoken, over gRPC, or over HTTP where the address
+    says http. Without a scheme the address is one of the protocol's carrier.
+
     Raises:
-        InvalidRequest: neither `host:port`, `grpc://…` nor `http://…`.
+        InvalidRequest: neither `host:port`, `grpc://…` nor `http://…` (`bad_url`), a protocol that
+            there is not, or one that the address cannot carry (`bad_protocol`).
     """
-    dialects = {"http": Dialect.HTTP, "https": Dialect.HTTP, "grpc": Dialect.GRPC}
-    full = address if "://" in address else f"grpc://{address}"
+    if protocol is not None and protocol not in set(Dialect):
+        raise InvalidRequest(
+            f"protocol={protocol!r} is none of {', '.join(Dialect)}", reason="bad_protocol"
+        )
+    dialect = None if protocol is None else Dialect(protocol)
+    scheme = "grpc" if dialect is None or dialect.is_grpc else "http"
+    full = address if "://" in address else f"{scheme}://{address}"
+    defaults = {"http": 8501, "https": 443, "grpc": 8500}
     try:
         parts = urlsplit(full)
-        dialect = dialects[parts.scheme]
         if not parts.hostname or parts.path not in ("", "/"):
             raise ValueError("no host, or more than a host")
-        port = parts.port or {"http": 8501, "https": 443, "grpc": 8500}[parts.scheme]
+        port = parts.port or defaults[parts.scheme]
     except (ValueError, KeyError) as error:
         raise InvalidRequest(
             f"{address!r} is no address of a gateway: write localhost:8500 for gRPC, or "
             "http://localhost:8501 for HTTP",
             reason="bad_url",
         ) from error
+    is_grpc = parts.scheme == "grpc"
+    if dialect is None:
+        dialect = Dialect.TFS_GRPC if is_grpc else Dialect.TFS_REST
+    if dialect.is_grpc is not is_grpc:
+        raise InvalidRequest(
+            f"{address!r} carries {parts.scheme}, and {dialect} goes over "
+            f"{'gRPC' if dialect.is_grpc else 'HTTP'}",
+            reason="bad_protocol",
+        )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return dialect, f"{host}:{port}", parts.scheme == "https"
 
@@ -96,8 +110,6 @@ def _grpc_error(error: Any, address: str) -> GatewayError:
 class AsyncGrpc:
     """grpc.aio; the channel belongs to the event loop of its first call."""
 
-    dialect = Dialect.GRPC
-
     def __init__(self, address: str, max_answer_bytes: int) -> None:
         import grpc.aio
 
@@ -109,7 +121,7 @@ class AsyncGrpc:
         )
         self._methods: dict[str, Any] = {}
 
-    async def call(self, call: Call, timeout_s: float) -> bytes:
+    async def call(self, call: Call, timeout_s: float) -> Reply:
         """Answer bytes, undecoded."""
         method = self._methods.get(call.target)
         if method is None:
@@ -118,7 +130,7 @@ class AsyncGrpc:
             answer: bytes = await method(call.body, timeout=timeout_s)
         except self._error as error:
             raise _grpc_error(error, self._address) from error
-        return answer
+        return Reply(answer)
 
     async def aclose(self) -> None:
         """Cancel what is in flight and close the channel."""
@@ -128,8 +140,6 @@ class AsyncGrpc:
 class Grpc:
     """grpc, blocking."""
 
-    dialect = Dialect.GRPC
-
     def __init__(self, address: str, max_answer_bytes: int) -> None:
         import grpc
 
@@ -138,7 +148,7 @@ class Grpc:
         self._channel: Any = grpc.insecure_channel(address, options=_grpc_options(max_answer_bytes))
         self._methods: dict[str, Any] = {}
 
-    def call(self, call: Call, timeout_s: float) -> bytes:
+    def call(self, call: Call, timeout_s: float) -> Reply:
         """Answer bytes, undecoded."""
         method = self._methods.get(call.target)
         if method is None:
@@ -147,7 +157,7 @@ class Grpc:
             answer: bytes = method(call.body, timeout=timeout_s)
         except self._error as error:
             raise _grpc_error(error, self._address) from error
-        return answer
+        return Reply(answer)
 
     def close(self) -> None:
         """Cancel what is in flight and close the channel."""
@@ -156,11 +166,25 @@ class Grpc:
 
 # ---- HTTP --------------------
 
-_HEADERS = {"Content-Type": "application/json"}
+_HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
-def _timeout_header(timeout_s: float) -> str:
-    return str(max(1, int(timeout_s * 1000)))
+def _headers(call: Call, timeout_s: float) -> dict[str, str]:
+    headers = {"x-request-timeout-ms": str(max(1, int(timeout_s * 1000)))}
+    if call.header_length is None:
+        return headers | {"Content-Type": "application/json"}
+    return headers | {
+        "Content-Type": "application/octet-stream",
+        _HEADER_LENGTH: str(call.header_length),
+    }
+
+
+def _reply(body: bytes, header_length: str | None) -> Reply:
+    if header_length is None:
+        return Reply(body)
+    if not header_length.isascii() or not header_length.isdigit():
+        raise bad_answer(f"The answer's {_HEADER_LENGTH} is {header_length[:40]!r}")
+    return Reply(body, int(header_length))
 
 
 def _http_error(
@@ -194,14 +218,12 @@ def _too_much(address: str, limit: int) -> UpstreamFailed:
 class AsyncHttp:
     """aiohttp; the session belongs to the event loop of its first call."""
 
-    dialect = Dialect.HTTP
-
     def __init__(self, address: str, tls: bool, max_answer_bytes: int) -> None:
         self._url = f"{'https' if tls else 'http'}://{address}"
         self._max = max_answer_bytes
         self._session: Any = None
 
-    async def call(self, call: Call, timeout_s: float) -> bytes:
+    async def call(self, call: Call, timeout_s: float) -> Reply:
         """Answer bytes, undecoded."""
         import aiohttp
         from yarl import URL
@@ -214,7 +236,7 @@ class AsyncHttp:
                 "GET" if call.body is None else "POST",
                 URL(self._url + call.target, encoded=True),
                 data=call.body,
-                headers=_HEADERS | {"x-request-timeout-ms": _timeout_header(timeout_s)},
+                headers=_headers(call, timeout_s),
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
                 allow_redirects=False,
             ) as answer:
@@ -228,7 +250,7 @@ class AsyncHttp:
                     raise _http_error(
                         answer.status, bytes(body), get("x-gateway-reason"), get("Retry-After")
                     )
-                return bytes(body)
+                return _reply(bytes(body), answer.headers.get(_HEADER_LENGTH))
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"{self._url} did not answer within {timeout_s:.1f} s", reason="call"
@@ -248,8 +270,6 @@ class AsyncHttp:
 class Http:
     """http.client, blocking; one connection for each thread that calls."""
 
-    dialect = Dialect.HTTP
-
     def __init__(self, address: str, tls: bool, max_answer_bytes: int) -> None:
         self._url = f"{'https' if tls else 'http'}://{address}"
         self._max = max_answer_bytes
@@ -268,13 +288,13 @@ class Http:
                 self._all.append(found)
         return found
 
-    def call(self, call: Call, timeout_s: float) -> bytes:
+    def call(self, call: Call, timeout_s: float) -> Reply:
         """Answer bytes, undecoded. `timeout_s` bounds each wait for bytes; the whole is bounded by
         the gateway, which is told the same limit."""
         connection = self._connection()
         connection.timeout = timeout_s
         method = "GET" if call.body is None else "POST"
-        headers = _HEADERS | {"x-request-timeout-ms": _timeout_header(timeout_s)}
+        headers = _headers(call, timeout_s)
         try:
             if connection.sock is None:
                 try:
@@ -299,7 +319,7 @@ class Http:
         if answer.status != 200:
             get = answer.headers.get
             raise _http_error(answer.status, body, get("x-gateway-reason"), get("Retry-After"))
-        return body
+        return _reply(body, answer.getheader(_HEADER_LENGTH))
 
     def close(self) -> None:
         """Close the connections of all threads."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from gateway import __version__
-from gateway.control import schema, views
+from gateway.control import model_openapi, schema, views
 from gateway.control.answers import BODY_LIMIT, answer, errors_answered
 from gateway.control.bodies import expected_generation, flag, integer, read
 from gateway.control.guard import guard
@@ -155,6 +155,13 @@ class ControlApi:
         """POST /api/v1/models/NAME:refresh"""
         return answer(await self._service.refresh(_name(request)), 202)
 
+    async def model_openapi(self, request: web.Request) -> web.Response:
+        """GET /api/v1/models/NAME/openapi.json"""
+        name = _name(request)
+        version, signatures = await self._service.described(name)
+        http = _reachable(self._addresses().get("http"), request)
+        return answer(model_openapi.document(name, version, signatures, http))
+
     # ---- versions, replicas, rollouts --------------------
 
     async def model_versions(self, request: web.Request) -> web.Response:
@@ -249,6 +256,16 @@ class ControlApi:
     async def healthz(self, request: web.Request) -> web.Response:
         """GET /healthz"""
         return web.Response(text="ok")
+
+
+def _reachable(address: str | None, request: web.Request) -> str | None:
+    """`address` as this caller can use it: one that listens on every address (0.0.0.0) is reached
+    under the name by which we were."""
+    host, _, port = (address or "").rpartition(":")
+    if host not in ("0.0.0.0", "[::]"):
+        return address
+    known = request.url.host or "localhost"
+    return f"[{known}]:{port}" if ":" in known else f"{known}:{port}"
 
 
 def _leaves(group: BaseExceptionGroup[GatewayError]) -> list[GatewayError]:

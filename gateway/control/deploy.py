@@ -19,7 +19,7 @@ from msgspec import UNSET, UnsetType
 from gateway.control.quantities import parse_policy, parse_size, policy_text
 from gateway.control.schema import DeployRequest
 from gateway.domain.errors import InvalidRequest, Unimplemented
-from gateway.domain.models import Backend, Batching, ModelSpec, Resources
+from gateway.domain.models import PROTOCOLS, Backend, Batching, ModelSpec, Resources
 from gateway.domain.names import INT64_MAX, check_label, check_model_name
 
 T = TypeVar("T")
@@ -131,7 +131,8 @@ def apply(
 ) -> ModelSpec:
     """The spec that `request` means for a model that is now `old`.
 
-    A new model whose backend is not named comes back as `custom`; its files will tell.
+    A new model whose backend is not named comes back as `custom`; its files will tell. `speaks`
+    comes back empty where nobody has said it; `with_protocols` fills it in once they have.
 
     Raises:
         InvalidRequest, Unimplemented: a field's value; the words name it.
@@ -140,7 +141,7 @@ def apply(
     if old is None:
         if request.source is UNSET:
             raise refuse("source", "is missing: say where the model's versions are.")
-        old = ModelSpec(name, check_source(request.source), Backend.CUSTOM)
+        old = ModelSpec(name, check_source(request.source), Backend.CUSTOM, speaks=())
     image = _text("image", request.image, old.image)
     if image is not None and image != old.image and not limits.offers_images:
         raise Unimplemented(
@@ -171,6 +172,7 @@ def apply(
             "in_flight_limit", request.in_flight_limit, old.in_flight_limit, 1, 1_000_000
         ),
         require_manifest=_given(request.require_manifest, old.require_manifest),
+        speaks=parse_speaks(request.speaks, old.speaks),
     )
     if isinstance(request.backend, str):
         spec = replace(spec, backend=parse_backend(request.backend))
@@ -191,6 +193,19 @@ def check_program(spec: ModelSpec) -> None:
             "Leave command out, or say --backend custom.",
             reason="bad_command",
         )
+
+
+def with_protocols(spec: ModelSpec) -> ModelSpec:
+    """`spec` with the protocols of its backend where nobody has named them.
+
+    Our own servers speak all. A program of one's own is believed to speak TensorFlow Serving's, as
+    every one did before there was a choice; callers of V2 are then translated for, which works
+    whatever it speaks besides.
+    """
+    if spec.speaks:
+        return spec
+    custom = spec.backend is Backend.CUSTOM
+    return replace(spec, speaks=PROTOCOLS[:2] if custom else PROTOCOLS)
 
 
 def request_of(spec: ModelSpec) -> dict[str, Any]:
@@ -216,6 +231,7 @@ def request_of(spec: ModelSpec) -> dict[str, Any]:
         "timeout_s": spec.timeout_s,
         "in_flight_limit": spec.in_flight_limit,
         "require_manifest": spec.require_manifest,
+        "speaks": list(spec.speaks),
         "tenant": spec.tenant,
     }
 
@@ -270,6 +286,28 @@ def _replicas(request: DeployRequest, otherwise: int, limits: DeployLimits) -> i
             reason="autoscaling_not_offered",
         )
     return check_replicas(least, limits, "min_replicas")
+
+
+def parse_speaks(
+    value: list[str] | str | UnsetType | None, otherwise: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Protocols in our own order; () for `null`, the backend's default.
+
+    Raises:
+        InvalidRequest: one that there is not, or none at all (`bad_speaks`).
+    """
+    if isinstance(value, UnsetType):
+        return otherwise
+    if value is None:
+        return ()
+    named = [p.strip() for p in (value.split(",") if isinstance(value, str) else value)]
+    unknown = next((p for p in named if p not in PROTOCOLS), None)
+    if unknown is not None or not named:
+        raise refuse(
+            "speaks",
+            f"must name one or more of {', '.join(PROTOCOLS)}; got {(unknown or '')[:40]!r}.",
+        )
+    return tuple(p for p in PROTOCOLS if p in named)
 
 
 def _labels(labels: Mapping[str, int]) -> dict[str, int]:

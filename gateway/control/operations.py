@@ -67,7 +67,7 @@ class Operation:
 _UNKNOWN = {404: "model_unknown"}
 _SOURCE_ERRORS = {
     400: "bad_json bad_body unknown_key bad_model_name bad_source bad_backend bad_replicas "
-    "bad_versions bad_size bad_label bad_command custom_needs_program source_empty "
+    "bad_versions bad_size bad_label bad_command bad_speaks custom_needs_program source_empty "
     "version_not_in_source manifest_missing backend_unknown backend_mismatch bad_if_match",
     403: "source_denied, or cross_origin",
     404: "source_not_found",
@@ -115,7 +115,7 @@ OPERATIONS: tuple[Operation, ...] = (
         {202: schema.Model},
         "Its replicas finish what they have begun; the event `model.deleted` says that it is gone.",
         (NAME, IF_MATCH),
-        errors={**_UNKNOWN, 409: "stale_generation"},
+        errors={400: "bad_if_match", **_UNKNOWN, 409: "stale_generation"},
     ),
     Operation(
         "scale_model",
@@ -127,7 +127,12 @@ OPERATIONS: tuple[Operation, ...] = (
         (NAME, IF_MATCH),
         schema.ScaleRequest,
         {"replicas": 3},
-        {400: "bad_body bad_replicas", **_UNKNOWN, 409: "stale_generation", 501: "scale_to_zero"},
+        {
+            400: "bad_json bad_body unknown_key bad_replicas bad_if_match",
+            **_UNKNOWN,
+            409: "stale_generation",
+            501: "scale_to_zero",
+        },
     ),
     Operation(
         "refresh_model",
@@ -181,6 +186,18 @@ OPERATIONS: tuple[Operation, ...] = (
             _query("follow", "1 goes on with new output."),
         ),
         errors={404: "model_unknown replica_unknown"},
+    ),
+    Operation(
+        "model_openapi",
+        "GET",
+        f"{_V1}/models/{{name}}/openapi.json",
+        "How to ask this model for predictions, as OpenAPI",
+        {200: "application/json"},
+        "OpenAPI 3.1 of the model's routes on the data plane, TensorFlow Serving's and V2's, made "
+        "from the signature of its live version: names, types and shapes of what goes in and comes "
+        "out, with examples.",
+        (NAME,),
+        errors={**_UNKNOWN, 503: "version_loading no_selectable_replica"},
     ),
     Operation(
         "list_versions",

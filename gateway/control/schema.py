@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from gateway.domain.models import PROTOCOLS
+
 
 def _doc(description: str, example: Any = None, **schema: Any) -> Meta:
     return Meta(
@@ -39,6 +41,7 @@ Labels = Annotated[
     dict[str, int],
     _doc("Aliases of versions; `stable` and `canary` are the gateway's own.", {"golden": 3}),
 ]
+Protocol = Annotated[str, Meta(extra_json_schema={"enum": list(PROTOCOLS)})]
 Size = Annotated[int | str | None, _doc("Bytes, or a size as `512MB`, `8Gi`.", "8Gi")]
 
 
@@ -112,6 +115,18 @@ class DeployRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
     ) = UNSET
     require_manifest: (
         Annotated[bool, _doc("Hold only versions that `gateway publish` completed.")] | UnsetType
+    ) = UNSET
+    speaks: (
+        Annotated[
+            list[Protocol] | str | None,
+            _doc(
+                "Protocols in which its replicas answer; as a list, or as text with commas. A "
+                "caller's own is passed through, others are translated. null: all four, for "
+                "`custom` tfs-rest and tfs-grpc.",
+                ["v2-rest", "v2-grpc"],
+            ),
+        ]
+        | UnsetType
     ) = UNSET
     tenant: Annotated[str, _doc("`default` until tenants exist.", "default")] | UnsetType = UNSET
     generation: (

@@ -7,19 +7,27 @@ does the work, and written into the event log. Nothing here waits for replicas, 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.control import logs, schema, views
-from gateway.control.deploy import DeployLimits, apply, check_program, check_replicas
+from gateway.control.deploy import (
+    DeployLimits,
+    apply,
+    check_program,
+    check_replicas,
+    with_protocols,
+)
 from gateway.control.events import EventLog
 from gateway.control.looking import LookSettings, SourceLook
 from gateway.control.reload import Reload
 from gateway.control.schema import DeployRequest
-from gateway.domain.errors import Conflict, NotFound
+from gateway.domain.errors import Conflict, NotFound, Unavailable
 from gateway.domain.models import ModelRecord, ModelSpec
+from gateway.domain.names import Version
 from gateway.domain.observed import ModelView
-from gateway.ports import Event, Observed, Scheduler, Store, VersionSource
+from gateway.domain.tensors import Signature
+from gateway.ports import Event, Observed, Scheduler, Signatures, Store, VersionSource
 
 _ATTEMPTS = 3
 """Times that a change without a generation is tried again when another writer was a moment earlier.
@@ -47,6 +55,7 @@ class ModelsService:
         *,
         limits: DeployLimits | None = None,
         looking: LookSettings | None = None,
+        signatures: Signatures | None = None,
     ) -> None:
         self.events = events or EventLog(store)
         self._store = store
@@ -55,6 +64,7 @@ class ModelsService:
         self._observed = observed
         self._scheduler = scheduler
         self._limits = limits or DeployLimits()
+        self._signatures = signatures
         self._deleting: dict[str, ModelRecord] = {}
 
     def __repr__(self) -> str:
@@ -115,7 +125,7 @@ class ModelsService:
         if before is not None:
             _check_backend(spec, before)
         check_program(spec)
-        return spec
+        return with_protocols(spec)
 
     async def keep(self, spec: ModelSpec, old: ModelRecord | None) -> Deployed:
         """Store a checked spec, tell the lifecycle, and say what happened.
@@ -211,6 +221,25 @@ class ModelsService:
             if waiting is not None:
                 shown.append(views.model(waiting, self._observed.view(name), deleting=True))
         return sorted(shown, key=lambda m: m.name)
+
+    async def described(self, name: str) -> tuple[Version, Mapping[str, Signature]]:
+        """A model's live version, and its signatures as a replica tells them now.
+
+        Raises:
+            NotFound: no such model. Unavailable: none of its versions answers yet
+            (`version_loading`), or no replica could say (`no_selectable_replica`).
+        """
+        record = await self._existing(name)
+        view = self._observed.view(name)
+        live = view.live if view is not None else None
+        if live is None or self._signatures is None:
+            raise Unavailable(
+                f"Model {name!r} does not answer yet, and only its replicas know what it takes. "
+                f"`gateway describe model {name}` says how far it is.",
+                reason="version_loading",
+                retry_after_s=1.0,
+            )
+        return live, await self._signatures.of(name, live, record.spec.speaks)
 
     async def versions(self, name: str | None = None) -> list[schema.ModelVersion]:
         """Versions of one model (NotFound if there is none), or of all."""

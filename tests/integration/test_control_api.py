@@ -23,8 +23,9 @@ from gateway.control import (
 )
 from gateway.control.operations import OPERATIONS
 from gateway.domain.errors import Forbidden, Unavailable
-from gateway.domain.models import VersionState
+from gateway.domain.models import PROTOCOLS, VersionState
 from gateway.domain.replicas import ReplicaState
+from gateway.domain.tensors import DType, Signature, TensorSpec
 from gateway.store import open_store
 from tests.parts.fakes_control import (
     FakeObserved,
@@ -62,6 +63,17 @@ class Api:
             return answer.status, value, answer.headers
 
 
+class FakeSignatures:
+    """ports.Signatures: x in, y out."""
+
+    async def of(self, model: str, version: int, speaks) -> dict[str, Signature]:
+        assert speaks == PROTOCOLS
+        if version == 1:
+            raise Unavailable("No replica could say", reason="no_selectable_replica")
+        x, y = (TensorSpec(n, DType.FLOAT, (-1, 2)) for n in "xy")
+        return {"serving_default": Signature({"x": x}, {"y": y})}
+
+
 @asynccontextmanager
 async def running(tmp_path, settings=SETTINGS, recent=1024) -> AsyncIterator[Api]:
     store = await open_store(tmp_path)
@@ -69,11 +81,17 @@ async def running(tmp_path, settings=SETTINGS, recent=1024) -> AsyncIterator[Api
     source.versions[S] = [published(1, "model.onnx"), published(2, "model.onnx")]
     events = EventLog(store, EventSettings(recent=recent))
     service = ModelsService(
-        store, source, observed, scheduler, events, looking=LookSettings(timeout_s=0.2)
+        store,
+        source,
+        observed,
+        scheduler,
+        events,
+        looking=LookSettings(timeout_s=0.2),
+        signatures=FakeSignatures(),
     )
     control = ControlApi(
         service,
-        addresses=lambda: {"http": "127.0.0.1:1", "grpc": "127.0.0.1:2"},
+        addresses=lambda: {"http": "0.0.0.0:1", "grpc": "127.0.0.1:2"},
         metrics=lambda: b"gateway_up 1\n",
         settings=settings,
     )
@@ -89,6 +107,25 @@ async def running(tmp_path, settings=SETTINGS, recent=1024) -> AsyncIterator[Api
 async def api(tmp_path) -> AsyncIterator[Api]:
     async with running(tmp_path) as made:
         yield made
+
+
+async def test_a_models_own_document_comes_from_its_live_version(api):
+    path = "/api/v1/models/m/openapi.json"
+    status, told, _ = await api.call("GET", path)
+    assert (status, told["error"]["reason"]) == (404, "model_unknown")
+    await api.call("PUT", "/api/v1/models/m", {"source": S})
+    status, told, headers = await api.call("GET", path)
+    assert (status, told["error"]["reason"]) == (503, "version_loading")
+    assert headers["Retry-After"] == "1"
+    api.observed.show(view(versions={1: VersionState.READY, 2: VersionState.READY}, live=2))
+    status, told, _ = await api.call("GET", path)
+    assert (status, told["info"]["title"], told["info"]["version"]) == (200, "Model m", "2")
+    # It listens on every address, so it is reached where we reached the control API.
+    assert told["servers"] == [{"url": "http://127.0.0.1:1"}]
+    assert "/v2/models/m/infer" in told["paths"]
+    api.observed.show(view(versions={1: VersionState.READY}, live=1))
+    status, told, _ = await api.call("GET", path)
+    assert (status, told["error"]["reason"]) == (503, "no_selectable_replica")
 
 
 async def test_the_life_of_a_model_over_the_api(api):
@@ -217,7 +254,7 @@ async def test_if_match_names_the_generation(api):
 async def test_about_itself(api):
     status, health, _ = await api.call("GET", "/api/v1/health")
     assert (status, health["status"], health["version"]) == (200, "ok", __version__)
-    assert health["addresses"] == {"http": "127.0.0.1:1", "grpc": "127.0.0.1:2", "control": None}
+    assert health["addresses"] == {"http": "0.0.0.0:1", "grpc": "127.0.0.1:2", "control": None}
     assert (await api.call("GET", "/healthz"))[1] == b"ok"
     status, metrics, headers = await api.call("GET", "/metrics")
     assert metrics == b"gateway_up 1\n"

@@ -100,3 +100,14 @@ def test_contradictions_are_refused(flags: dict, words: str) -> None:
 def test_a_name_that_urls_mangle_is_refused(name: str) -> None:
     with pytest.raises(click.UsageError):
         build(name, {}, None)
+
+
+def test_protocols_are_named_with_commas_or_as_a_list(tmp_path: Path) -> None:
+    _, request = build("m", {"speaks": "v2-grpc, tfs-rest"}, None)
+    assert request == {"speaks": ["v2-grpc", "tfs-rest"]}
+    file = tmp_path / "model.toml"
+    file.write_text('speaks = ["v2-rest"]')
+    assert build("m", {}, file)[1] == {"speaks": ["v2-rest"]}
+    for wrong in ("", "v2", "v2-rest,"):
+        with pytest.raises(click.UsageError, match="v2-grpc"):
+            build("m", {"speaks": wrong}, None)

@@ -17,9 +17,10 @@ import pytest
 
 from gateway import config
 from gateway.cli import checks
-from gateway.cli.predict import request_body
-from gateway.codecs import tfs_metadata, tfs_tensors
-from gateway.codecs.pb import tfs_pb2
+from gateway.cli.predict import Body, request_body
+from gateway.codecs import oip_admin, oip_proto, tfs_metadata, tfs_tensors
+from gateway.codecs.oip_methods import OipMethod
+from gateway.codecs.pb import oip_pb2, tfs_pb2
 from gateway.codecs.tfs_methods import Method
 from gateway.domain.errors import Unavailable
 from gateway.domain.tensors import DType, Signature, TensorSpec
@@ -31,12 +32,22 @@ def test_a_body_goes_as_it_was_typed(tmp_path: Path) -> None:
     typed = '{"instances":  [[1, NaN]], "extra": 1}'
     file = tmp_path / "request.json"
     file.write_text(typed)
-    assert request_body(typed, None) == request_body(f"@{file}", None) == typed.encode()
-    assert request_body(" [1, 2] ", None) == b'{"instances":[1, 2]}'
+    for data in (typed, f"@{file}"):
+        assert request_body(data, None) == Body(typed.encode(), False, None)
+    assert request_body(" [1, 2] ", None).text == b'{"instances":[1, 2]}'
+
+
+def test_v2s_body_is_told_from_tensorflow_servings() -> None:
+    v2 = '{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}'
+    assert request_body(v2, None) == Body(v2.encode(), True, None)
+    assert request_body(v2, "s") == Body(v2.encode(), True, "s")
+    for tfs in ('{"inputs": []}', '{"inputs": [{"b64": "eA=="}]}', '{"instances": [{"name": 1}]}'):
+        assert not request_body(tfs, None).is_v2
 
 
 def test_a_signature_is_written_in() -> None:
-    assert json.loads(request_body("[1]", "other")) == {"instances": [1], "signature_name": "other"}
+    written = json.loads(request_body("[1]", "other").text)
+    assert written == {"instances": [1], "signature_name": "other"}
     with pytest.raises(click.UsageError, match="contradicts"):
         request_body('{"instances": [1], "signature_name": "a"}', "b")
 
@@ -64,6 +75,16 @@ class _Server(grpc.GenericRpcHandler):
                     context.abort(grpc.StatusCode.NOT_FOUND, "Servable not found for request: x")
                 told = tfs_metadata.metadata_proto("m", 3, self.signatures)
                 return told.SerializeToString()
+            if details.method == OipMethod.MODEL_METADATA.path:
+                asked_v2 = oip_pb2.ModelMetadataRequest.FromString(body)
+                if asked_v2.name != "m":
+                    context.abort(grpc.StatusCode.NOT_FOUND, "Request for unknown model: 'x'")
+                spec = self.signatures["serving_default"]
+                return oip_admin.model_metadata_proto("m", [3], "p", spec).SerializeToString()
+            if details.method == OipMethod.MODEL_INFER.path:
+                call = oip_proto.decode_infer_bytes(body)
+                outputs = {"y": call.inputs["x"] * np.float32(2)}
+                return oip_proto.encode_infer_bytes("m", 3, call.id, outputs)
             request = tfs_pb2.PredictRequest.FromString(body)
             response = tfs_pb2.PredictResponse()
             doubled = tfs_tensors.to_array(request.inputs["x"]) * np.float32(2)
@@ -83,9 +104,10 @@ def grpc_address():
     server.stop(0).wait()
 
 
-def test_grpc_answers_look_like_rest(gateway, api, grpc_address) -> None:
+@pytest.mark.parametrize("protocol", ["tfs-grpc", "v2-grpc"])
+def test_grpc_answers_look_like_rest(gateway, api, grpc_address, protocol: str) -> None:
     api.addresses["grpc"] = grpc_address
-    ask = ("predict", "m", "--protocol", "tfs-grpc", "--data")
+    ask = ("predict", "m", "--protocol", protocol, "--data")
     ran = gateway(*ask, "[[1.0, 2.5]]")
     assert (ran.code, ran.err) == (0, "")
     assert json.loads(ran.out) == {"predictions": [[2.0, 5.0]]}
@@ -96,8 +118,29 @@ def test_grpc_answers_look_like_rest(gateway, api, grpc_address) -> None:
     ran = gateway(*ask, '[["a", "b"]]')
     assert (ran.code, ran.out) == (1, "")
     assert "is not of expected type: float" in ran.err
-    ran = gateway("predict", "x", "--protocol", "tfs-grpc", "--data", "[1]")
-    assert (ran.code, ran.err) == (1, "Error: Servable not found for request: x\n")
+    ran = gateway("predict", "x", "--protocol", protocol, "--data", "[1]")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err.startswith(("Error: Servable not found", "Error: Request for unknown model"))
+
+
+@pytest.mark.parametrize("protocol", ["tfs-grpc", "v2-grpc"])
+def test_v2s_body_goes_over_any_protocol(gateway, api, grpc_address, protocol: str) -> None:
+    api.addresses["grpc"] = grpc_address
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [[1.0, 2.5]]}
+    body = json.dumps({"id": "7", "inputs": [tensor], "outputs": [{"name": "y"}]})
+    ran = gateway("predict", "m", "--protocol", protocol, "--data", body)
+    assert (ran.code, ran.err) == (0, "")
+    assert json.loads(ran.out) == {
+        "id": "7",
+        "model_name": "m",
+        "outputs": [{"name": "y", "datatype": "FP32", "shape": [1, 2], "data": [2.0, 5.0]}],
+    }
+
+
+def test_v2_has_no_labels(gateway, api) -> None:
+    ran = gateway("predict", "m", "--protocol", "v2-rest", "--label", "a", "--data", "[1]")
+    assert ran.code == 2
+    assert "labels" in ran.err
 
 
 def test_rest_shows_the_servers_own_words(gateway, api) -> None:
@@ -107,6 +150,9 @@ def test_rest_shows_the_servers_own_words(gateway, api) -> None:
     assert api.asked[-1] == ("POST", "/v1/models/m:predict", {"instances": [1]})
     gateway("predict", "m", "--version", "7", "--data", '{"inputs": 1}')
     assert api.asked[-1] == ("POST", "/v1/models/m/versions/7:predict", {"inputs": 1})
+    v2 = {"inputs": [{"name": "x", "shape": [], "datatype": "FP32", "data": [1]}]}
+    gateway("predict", "m", "--version", "7", "--protocol", "v2-rest", "--data", json.dumps(v2))
+    assert api.asked[-1] == ("POST", "/v2/models/m/versions/7/infer", v2)
     api.addresses["http"] = None
     assert "name it with --http HOST:PORT" in gateway("predict", "m", "--data", "[1]").err
 
