@@ -34,7 +34,7 @@ serve: venv      ## run a gateway on this machine
 test: models     ## every test but the long ones (under 10 minutes)
 	@$(BIN)/python -m pytest -m "not long" $(PYTEST_ARGS)
 
-test-long: models ## the long ones: 20 swaps under load with kills
+test-long: models ## the long ones: 20 swaps under load with kills, 100,000 mutated requests
 	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
 check: venv      ## format, lint, types, import contracts
@@ -47,13 +47,15 @@ format: venv     ## put the code into shape
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-bench: venv      ## the gateway beside a direct call and beside Envoy, as ratios in one run; writes loadtests/results/
+bench: venv      ## the gateway beside a direct call and beside Envoy, and translation beside a copy; writes loadtests/results/
 	@$(BIN)/python -m loadtests.bench
+	@$(BIN)/python -m loadtests.passthrough
+	@$(BIN)/python -m loadtests.translation
 
 # 1.73.1 brings protoc 31.1, whose output runs on every protobuf runtime from 6.31.1 to 7.x.
 protos:          ## write the message classes anew from protos/
 	@$(PYTHON) -m venv build/protoc && build/protoc/bin/pip install --quiet grpcio-tools==1.73.1
-	@build/protoc/bin/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. gateway/codecs/pb/tfs.proto
+	@build/protoc/bin/python -m grpc_tools.protoc -Iprotos --python_out=. --pyi_out=. gateway/codecs/pb/tfs.proto gateway/codecs/pb/oip.proto gateway/codecs/pb/oip.proto
 
 clean:           ## remove what the other targets made, but for the models
 	@rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,8 +2,9 @@
 
 Starts an S3 server and a gateway, publishes five real models, deploys one for each backend with two
 replicas, predicts over HTTP and gRPC, compares every answer with the framework called directly and
-TensorFlow and Caffe with ONNX, then swaps a version under load while a replica is killed. Ends by
-itself, with exit code 0 when everything held, and leaves nothing running.
+TensorFlow and Caffe with ONNX, asks one model in all four protocols, then swaps a version under
+load while a replica is killed. Ends by itself, with exit code 0 when everything held, and leaves
+nothing running.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class Demo:
         console.print(f"  {mark} {what}: {figure}")
 
 
+PROTOCOLS = ("tfs-rest", "tfs-grpc", "v2-rest", "v2-grpc")
+
 DEPLOYED = {
     # name: (replicas, what it is)
     "basic_pitch_tf": (2, "TensorFlow SavedModel, notes in music"),
@@ -90,6 +93,7 @@ def main() -> int:
             _predict_music(demo)
             _predict_picture(demo)
             magika = _predict_bytes(demo)
+            _four_protocols(demo, magika)
             asyncio.run(_swap_under_load(demo, magika))
             pids = [r["pid"] for r in gateway.get("replicas")]
             pids.append(gateway.process.pid if gateway.process else 0)
@@ -231,6 +235,25 @@ def _predict_bytes(demo: Demo) -> NDArray[np.int32]:
         name = next(iter(client.signature("magika").inputs))
     _compare(demo, "magika", {name: tokens}, direct.onnx(directory, {name: tokens}), 1e-6)
     return tokens
+
+
+def _four_protocols(demo: Demo, tokens: NDArray[np.int32]) -> None:
+    """One model in TensorFlow Serving's and Triton's protocols over both transports: passed through
+    to replicas that speak them all, and translated for replicas that speak one."""
+    console.rule("four protocols: TensorFlow Serving's and Triton's, HTTP and gRPC")
+    uri = f"{demo.storage}/magika"
+    demo.gateway.cli("deploy", "model", "magika_v2", "--source", uri, "--speaks", "v2-grpc")
+    wanted: dict[str, Array] = {}
+    for model in ("magika", "magika_v2"):
+        for protocol in PROTOCOLS:
+            address = demo.gateway.grpc if protocol.endswith("grpc") else demo.gateway.http
+            with Client(address, protocol=protocol) as client:
+                answer = client.predict(model, tokens)
+            wanted = wanted or answer
+            same = all(np.array_equal(answer[name], wanted[name]) for name in wanted)
+            way = "passed through" if model == "magika" or protocol == "v2-grpc" else "translated"
+            count = sum(array.size for array in answer.values())
+            demo.note(f"{model} in {protocol}, {way}", f"{count} numbers, equal: {same}", same)
 
 
 def _magika_tokens(content: bytes) -> NDArray[np.int32]:

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as scratch, ExitStack() as stack:
         rounds, start = _measure(Path(scratch), args, stack)
-    result = {**_machine(), "start": start, "summary": _summary(rounds)}
+    result = {**machine(), "start": start, "summary": _summary(rounds)}
     result["rounds"] = [asdict(r) for r in rounds]
     out = args.out or RESULTS / f"bench-{result['commit']}.json"
     out.parent.mkdir(exist_ok=True)
@@ -236,7 +236,9 @@ def _summary(rounds: list[Round]) -> list[dict[str, Any]]:
     return rows
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """The commit and the machine, for results."""
+
     def git(*args: str) -> str:
         done = subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True, check=False)
         return done.stdout.strip()
