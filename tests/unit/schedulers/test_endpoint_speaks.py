@@ -57,7 +57,8 @@ def test_a_record_of_before_protocols_were_kept_is_read(tmp_path: Path) -> None:
     file = tmp_path / "m-abcde.json"
     old = {
         "id": "m-abcde", "model": "m", "template": "t",
-        "process": {"pid": 1, "started_ticks": 2, "boot_id": "b"}, "endpoint": SAID, "ports": [0, 0],
+        "process": {"pid": 1, "started_ticks": 2, "boot_id": "b"}, "endpoint": SAID,
+        "ports": [0, 0],
         "gpus": [], "restarts": 0, "started_at": "", "order": 1, "after": None, "draining": False,
     }  # fmt: skip
     file.write_text(json.dumps(old))
