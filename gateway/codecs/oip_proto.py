@@ -47,6 +47,7 @@ from gateway.domain.names import Version
 from gateway.domain.tensors import DType
 
 _RAW_INPUTS = 7
+_RAW_ANSWER = "raw_output_contents"
 _RAW_OUTPUTS = 6
 _FP32_CONTENTS = 6
 
@@ -191,6 +192,8 @@ def fill_parameters(entries: Any, parameters: Parameters) -> None:
 def _tensors(
     tensors: Sequence[Tensor], raw: Sequence[Buffer], model: str, raw_field: str, aligned: bool
 ) -> dict[str, NDArray[Any]]:
+    # MLServer sends an empty `contents` beside its raw ones. Stock clients take that, so we do.
+    is_answer = raw_field == _RAW_ANSWER
     if len(raw) > len(tensors):
         raise InvalidRequest(
             f"unexpected additional input data for model '{model}': {len(raw)} {raw_field} for "
@@ -203,7 +206,7 @@ def _tensors(
         dtype = dtype_of(one.datatype, one.name)
         shape = checked_shape(one.shape, one.name)
         where = f"'{one.name}' for model '{model}'"
-        if raw and one.HasField("contents"):
+        if raw and one.HasField("contents") and not (is_answer and not one.contents.ByteSize()):
             raise InvalidRequest(
                 f"contents field must not be specified when using {raw_field} for {where}",
                 reason="bad_tensor",
@@ -371,6 +374,6 @@ def decode_answer_bytes(body: bytes, *, aligned: bool = True) -> OipAnswer:
         made.model_name,
         made.model_version,
         made.id,
-        _tensors(made.outputs, raw, made.model_name, "raw_output_contents", aligned),
+        _tensors(made.outputs, raw, made.model_name, _RAW_ANSWER, aligned),
         parameters_of(made.parameters),
     )

@@ -162,15 +162,21 @@ def _from_infer(infer: OipInfer, signatures: Mapping[str, Signature]) -> Canonic
 
 
 def encode_request(
-    dialect: Dialect, request: CanonicalRequest, *, model: str, version: Version
+    dialect: Dialect,
+    request: CanonicalRequest,
+    *,
+    model: str,
+    version: Version,
+    binary: bool = True,
 ) -> Encoded:
-    """Write it for a replica that speaks `dialect`, for exactly this version.
+    """Write it for a replica that speaks `dialect`, for exactly this version. Without `binary`, V2
+    REST gets its tensors as JSON.
 
     Raises:
         InvalidRequest, Unimplemented: `dialect` cannot express it (`not_expressible`).
     """
     if dialect.is_v2:
-        return _to_infer(dialect, request, model, version)
+        return _to_infer(dialect, request, model, version, binary)
     _refuse_parameters(request)
     if dialect is Dialect.TFS_REST:
         return Encoded(
@@ -185,7 +191,9 @@ def encode_request(
     return Encoded(tfs_predict.encode_request(rest, request.inputs))
 
 
-def _to_infer(dialect: Dialect, request: CanonicalRequest, model: str, version: Version) -> Encoded:
+def _to_infer(
+    dialect: Dialect, request: CanonicalRequest, model: str, version: Version, binary: bool
+) -> Encoded:
     if request.signature_name not in (
         DEFAULT_SIGNATURE,
         request.parameters.get(_SIGNATURE_NAME),
@@ -206,7 +214,7 @@ def _to_infer(dialect: Dialect, request: CanonicalRequest, model: str, version: 
     )
     if dialect is Dialect.V2_GRPC:
         return Encoded(oip_proto.encode_request_bytes(infer))
-    json_length, body = oip_json.encode_request(infer)
+    json_length, body = oip_json.encode_request(infer, binary=binary)
     return Encoded(body, body_headers(json_length))
 
 

@@ -56,6 +56,8 @@ class Translation:
     def __init__(self, http: Upstream, grpc: Upstream, *, max_body_bytes: int) -> None:
         self.max_body_bytes = max_body_bytes
         self.signatures = SignatureCache()
+        self.takes_binary: dict[str, bool] = {}
+        """By HTTP address of a V2 replica: whether it knows the binary tensor extension."""
         self.codec: Any = None
         """codecs.translate, once it was needed."""
         self._to: dict[tuple[bool, bool], Upstream] = {
@@ -93,8 +95,16 @@ class Translation:
         return upstream
 
     def keep(self, table: RoutingTable) -> None:
-        """Forget the signatures of versions that have left the table."""
+        """Forget what was learned of versions and replicas that have left the table."""
         self.signatures.keep(table)
+        if self.takes_binary:
+            named = {
+                target.endpoint.http
+                for model in table.models.values()
+                for targets in model.targets.values()
+                for target in targets
+            }
+            self.takes_binary = {h: b for h, b in self.takes_binary.items() if h in named}
 
     def close(self) -> None:
         """End the threads when they are done."""
@@ -182,6 +192,7 @@ class TranslatingUpstream:
         if isinstance(signatures, UpstreamAnswer):
             return signatures
         shared, caller, replica = self._shared, self._caller, self._replica
+        binary = replica is not Dialect.V2_REST or await self._takes_binary(endpoint, deadline_at)
 
         def forth() -> tuple[Any, Any]:
             codec = shared.codec
@@ -192,7 +203,11 @@ class TranslatingUpstream:
                 codec.Dialect(caller), body, signatures, header_length=length
             )
             return decoded, codec.encode_request(
-                codec.Dialect(replica), decoded, model=ask.model, version=ask.version
+                codec.Dialect(replica),
+                decoded,
+                model=ask.model,
+                version=ask.version,
+                binary=binary,
             )
 
         decoded, encoded = await shared.work(len(request.body), forth)
@@ -222,6 +237,17 @@ class TranslatingUpstream:
 
         said = await shared.work(len(answer.body), back)
         return answered(caller, said.body, said.headers)
+
+    async def _takes_binary(self, endpoint: Endpoint, deadline_at: float) -> bool:
+        """Whether the replica's server metadata name the binary tensor extension. JSON every V2
+        server takes; MLServer, for one, takes nothing else."""
+        known = self._shared.takes_binary.get(endpoint.http)
+        if known is None:
+            metadata = UpstreamRequest("GET /v2", b"")
+            answer = await self._upstream.call(endpoint, metadata, deadline_at)
+            known = answer.status == 200 and b'"binary_tensor_data"' in answer.body
+            self._shared.takes_binary[endpoint.http] = known
+        return known
 
     async def _signatures(
         self, endpoint: Endpoint, ask: Asked, deadline_at: float

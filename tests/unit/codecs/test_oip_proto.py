@@ -196,3 +196,16 @@ def test_methods():
     assert OipMethod.MODEL_INFER.path == "/inference.GRPCInferenceService/ModelInfer"
     assert OipMethod.CUDA_SHARED_MEMORY_STATUS.is_shared_memory
     assert not OipMethod.MODEL_INFER.is_shared_memory
+
+
+def test_an_answer_may_have_empty_contents_beside_its_raw_ones():
+    """As MLServer's have; in a request it stays an error, as it is in Triton."""
+    made = oip_pb2.ModelInferResponse(model_name="m")
+    one = made.outputs.add(name="y", datatype="FP32", shape=[2])
+    one.contents.SetInParent()
+    made.raw_output_contents.append(np.array([1, 2], np.float32).tobytes())
+    answer = decode_answer_bytes(made.SerializeToString())
+    np.testing.assert_array_equal(answer.outputs["y"], np.array([1, 2], np.float32))
+    one.contents.fp32_contents.append(1.0)
+    with pytest.raises(InvalidRequest, match="contents field must not be specified"):
+        decode_answer_bytes(made.SerializeToString())
