@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from gateway.domain.errors import GatewayError
 from gateway.domain.models import VersionState
@@ -57,6 +58,8 @@ class ReplicaWatch:
         self._sent: Told | None = None
         self._sent_at = 0.0
         self._missed = 0
+        self._leaving: set[Version] = set()
+        """Told to go, and not seen gone yet: READY of these may be from before."""
         self._poked = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -83,6 +86,9 @@ class ReplicaWatch:
 
     async def _ask(self) -> None:
         report = await self._control.report(self.endpoint, self._model)
+        if report.answered:
+            self._see_gone(report)
+            report = self._without_leaving(report)
         if not self.asked:
             self.asked = True
             self._news()
@@ -100,9 +106,13 @@ class ReplicaWatch:
         wanted = self._wanted
         if wanted is None or (wanted == self._sent and not self._has_lost_it(wanted)):
             return
+        leaving = self.report.versions.keys() - set(wanted.versions) - self._leaving
+        self._leaving |= leaving
+        self.report = self._without_leaving(self.report)
         try:
             await self._control.tell(self.endpoint, wanted)
         except GatewayError as error:
+            self._leaving -= leaving
             if error.message != self.trouble:
                 self.trouble = error.message
                 log.warning("replica.tell_failed", replica=self._id, cause=error.message)
@@ -113,6 +123,30 @@ class ReplicaWatch:
         if self.told != frozenset(wanted.versions) or had_trouble:
             self.told = frozenset(wanted.versions)
             self._news()
+
+    def _see_gone(self, report: ReplicaReport) -> None:
+        """Forget the leaving versions that are seen gone, or going; and those that it has been told
+        to hold again for so long that it must have taken that, and kept them."""
+        held = report.versions
+        again: set[Version] = set()
+        if self._sent is not None and self._clock.now() - self._sent_at >= self._settings.retell_s:
+            again = set(self._sent.versions)
+        gone = (VersionState.DRAINING, VersionState.GONE)
+        self._leaving = {
+            v for v in self._leaving - again if v in held and held[v].state not in gone
+        }
+
+    def _without_leaving(self, report: ReplicaReport) -> ReplicaReport:
+        """The report with versions that were told to go shown as going. A replica tries failed
+        versions again by itself; one that comes up at the moment when it is told to drop it (its
+        files have changed) would be routed to, and gone."""
+        versions = {
+            v: replace(s, state=VersionState.DRAINING)
+            if v in self._leaving and s.state is VersionState.READY
+            else s
+            for v, s in report.versions.items()
+        }
+        return report if versions == report.versions else replace(report, versions=versions)
 
     def _has_lost_it(self, wanted: Told) -> bool:
         """Whether it shows no trace of something that it was told a while ago."""
