@@ -89,7 +89,10 @@ async def test_a_model_that_is_not_desired_drains(cluster):
 
 
 async def test_removing_what_is_not_there_is_no_error(cluster):
+    await cluster.scheduler.ensure([desired()])
+    (kept,) = await cluster.listening(1)
     await cluster.scheduler.remove("m-zzzzz")
+    assert [r.id for r in cluster.scheduler.replicas()] == [kept.id]
 
 
 async def test_a_new_template_listens_before_the_old_one_drains(cluster):
