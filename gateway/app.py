@@ -2,7 +2,8 @@
 
 What starts first stops last: state directory, store, control API's service, data planes, lifecycle.
 A stop (SIGTERM, Ctrl-C) finishes the requests under way, then ends the replicas; a second signal
-ends the process at once, and the replicas' leashes let them go.
+ends the process at once, and the replicas' leashes let them go. SIGHUP reloads, unless it says that
+the terminal is gone. Worker processes are composed in `__main__`, as they need none of all this.
 """
 
 from __future__ import annotations
@@ -15,28 +16,37 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from gateway import __version__, config
-from gateway.control.api import ControlApi
+from gateway.control.api import ControlApi, no_role
+from gateway.control.deploy import DeployLimits
 from gateway.control.events import EventLog
 from gateway.control.service import ModelsService
+from gateway.core.autoscale import windows
+from gateway.core.balance import BalanceSettings
+from gateway.core.hedge import share_of
+from gateway.core.limits import LimitSettings
+from gateway.core.queueing import QueueSettings
 from gateway.core.route import ModelRoute, RoutingTable
 from gateway.dataplane import DataplaneSettings
 from gateway.dataplane.planes import OpenPlanes, open_planes
 from gateway.domain.errors import GatewayError, Unavailable
-from gateway.domain.models import ModelRecord
-from gateway.lifecycle import Lifecycle, LifecycleSettings
-from gateway.ports import Reloader, Store
-from gateway.schedulers import LocalScheduler, LocalSettings
+from gateway.domain.models import ModelRecord, VersionState, VersionStatus
+from gateway.lifecycle import Lifecycle, LifecycleSettings, Member
+from gateway.ports import Reloader, Scheduler
+from gateway.schedulers import LocalScheduler, LocalSettings, StateLock
+from gateway.sharing import inherited_environment, joined
 from gateway.sources import ObjectSource, SourceSettings
-from gateway.store import open_store
+from gateway.store import SqlStore, open_store
 from gateway.telemetry import LogFormat, Metrics, configure_logging, log
 from gateway.upstream import GrpcUpstream, HttpUpstream
-from gateway.upstream.replica_control import GrpcReplicaControl
+from gateway.upstream.replica_control import ReplicaControlClient
 from gateway.upstream.signatures import ReplicaSignatures
+from gateway.wire.memory import keep_freed_memory, spare_what_is_there
 
 
 def main(flags: Mapping[str, Any], config_file: Path | None = None) -> int:
@@ -44,6 +54,7 @@ def main(flags: Mapping[str, Any], config_file: Path | None = None) -> int:
     try:
         settings = config.load(flags, config_file)
         configure_logging(cast(LogFormat, settings.log_format))
+        keep_freed_memory()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_serve(settings))
     except GatewayError as error:
@@ -54,13 +65,6 @@ def main(flags: Mapping[str, Any], config_file: Path | None = None) -> int:
             raise
         return _refused(ours)
     return 0
-
-
-def worker(argv: list[str]) -> int:
-    """`gateway worker`: one of the processes of `--workers N`."""
-    from gateway.dataplane.worker import main as run
-
-    return run(argv, _upstreams)
 
 
 class LoopClock:
@@ -93,25 +97,22 @@ class _Later:
 
 async def _serve(settings: config.Settings) -> None:
     stop = _stop_signals()
-    state = settings.state_dir
-    scheduler = LocalScheduler(
-        state,
-        LocalSettings(
-            orphan_grace_s=settings.orphan_grace_s,
-            cache_bytes=settings.cache_bytes,
-            max_body_bytes=settings.max_body_bytes,
-            log_format=settings.log_format,
-            v2_flavour=settings.v2_flavour,
-        ),
-        environ=os.environ,
-    )
-    async with scheduler, _store(state) as store, _metrics(state, settings.workers) as metrics:
+    hangup = _hangups(stop)
+    async with (
+        _replicas(settings) as (scheduler, limits, store),
+        _metrics(settings.state_dir, settings.workers) as metrics,
+    ):
         known = _known(await store.models())
         later = _Later()
         async with _planes(settings, metrics, later) as planes:
             planes.publish(known)
-            await _run(settings, stop, scheduler, store, metrics, planes, later)
-        if stop.is_set():
+            async with asyncio.TaskGroup() as tasks:
+                reloading = tasks.create_task(_reload_when_told(planes, hangup))
+                is_last = await _run(
+                    settings, stop, scheduler, limits, store, metrics, planes, later
+                )
+                reloading.cancel()
+        if stop.is_set() and is_last:
             log.event("gateway.stopping", replicas=len(scheduler.replicas()))
             await scheduler.stop_all()
     log.event("gateway.stopped")
@@ -120,57 +121,148 @@ async def _serve(settings: config.Settings) -> None:
 async def _run(
     settings: config.Settings,
     stop: asyncio.Event,
-    scheduler: LocalScheduler,
-    store: Store,
+    scheduler: Scheduler,
+    limits: DeployLimits,
+    store: SqlStore,
     metrics: Metrics,
     planes: OpenPlanes,
     later: _Later,
-) -> None:
-    """Reconcile and answer the control API until `stop`."""
+) -> bool:
+    """Reconcile and answer the control API until `stop`. Whether the replicas may end then: no
+    other gateway uses them."""
     clock, events = LoopClock(), EventLog(store)
     source = ObjectSource(clock, SourceSettings(settle_s=settings.settle_s))
-    control = GrpcReplicaControl()
-    lifecycle = Lifecycle(
-        store=store,
+    control = ReplicaControlClient()
+    lifecycle = partial(
+        Lifecycle,
         source=source,
-        scheduler=scheduler,
-        control=control,
-        planes=planes,
-        emit=events.emit,
         clock=clock,
-        settings=LifecycleSettings(poll_s=settings.poll_s),
+        settings=LifecycleSettings(settings.poll_s, autoscale=windows(settings.scale_window_s)),
         metrics=metrics,
     )
+    observed: Lifecycle | Member = (
+        await joined(settings, store, scheduler, planes, events, clock, lifecycle, control, metrics)
+        if settings.database_url
+        else lifecycle(
+            store=store, scheduler=scheduler, control=control, planes=planes, emit=events.emit
+        )
+    )
+    member = observed if isinstance(observed, Member) else None
     asked_http, asked_grpc = _upstreams()
     service = later.reloader = ModelsService(
         store,
         source,
-        lifecycle,
+        observed,
         scheduler,
         events,
-        signatures=ReplicaSignatures(lifecycle, asked_http, asked_grpc),
+        limits=limits,
+        signatures=ReplicaSignatures(observed, asked_http, asked_grpc),
     )
     addresses = {"http": planes.http_address, "grpc": planes.grpc_address, "control": ""}
-    api = ControlApi(service, addresses=lambda: addresses, metrics=metrics.render)
-    host, port = config.split_address(settings.control, "--control")
+    api = ControlApi(
+        service,
+        addresses=lambda: addresses,
+        metrics=metrics.render,
+        traffic=metrics.traffic,
+        role=no_role if member is None else member.role,
+    )
     try:
-        async with api.listening(host, port) as bound, asyncio.TaskGroup() as tasks:
-            addresses["control"] = bound
-            reconciling = tasks.create_task(lifecycle.run())
-            with _announced(settings.state_dir, addresses):
-                log.event(
-                    "gateway.serving",
-                    version=__version__,
-                    pid=os.getpid(),
-                    http=addresses["http"],
-                    grpc=addresses["grpc"],
-                    control=bound,
-                )
-                await stop.wait()
-            reconciling.cancel()
+        await _listen(settings, stop, api, observed, addresses)
+        return member is None or not await member.leave()
     finally:
         for connections in (control, asked_http, asked_grpc):
             await connections.aclose()
+
+
+async def _listen(
+    settings: config.Settings,
+    stop: asyncio.Event,
+    api: ControlApi,
+    observed: Lifecycle | Member,
+    addresses: dict[str, str],
+) -> None:
+    """Answer the control API, and reconcile, until `stop`."""
+    host, port = config.split_address(settings.control, "--control")
+    async with api.listening(host, port) as bound, asyncio.TaskGroup() as tasks:
+        addresses["control"] = bound
+        spare_what_is_there()
+        if isinstance(observed, Member):
+            observed.reached_at(bound)
+        reconciling = tasks.create_task(observed.run())
+        with _announced(settings.state_dir, addresses):
+            log.event(
+                "gateway.serving",
+                version=__version__,
+                pid=os.getpid(),
+                http=addresses["http"],
+                grpc=addresses["grpc"],
+                control=bound,
+            )
+            await stop.wait()
+        reconciling.cancel()
+
+
+class _Replicas(Scheduler, Protocol):
+    """A scheduler to its end."""
+
+    async def stop_all(self) -> None:
+        """The gateway was told to stop: end what cannot go on without it."""
+        ...
+
+
+@asynccontextmanager
+async def _replicas(
+    settings: config.Settings,
+) -> AsyncIterator[tuple[_Replicas, DeployLimits, SqlStore]]:
+    """Where replicas run, what of a deploy can be run there, and the store. The state directory is
+    claimed before the store is opened, which may migrate it."""
+    if settings.scheduler == "kubernetes":
+        lock = StateLock.take(settings.state_dir)
+        try:
+            async with _store(settings) as store, _pods(settings, store) as (scheduler, limits):
+                yield scheduler, limits, store
+        finally:
+            lock.release()
+        return
+    local = LocalSettings(
+        orphan_grace_s=settings.orphan_grace_s,
+        cache_bytes=settings.cache_bytes,
+        max_body_bytes=settings.max_body_bytes,
+        log_format=settings.log_format,
+        v2_flavour=settings.v2_flavour,
+    )
+    environ = inherited_environment()
+    processes = LocalScheduler(settings.state_dir, local, environ=environ)
+    async with processes, _store(settings) as store:
+        yield processes, DeployLimits(offers_groups=True), store
+
+
+@asynccontextmanager
+async def _pods(
+    settings: config.Settings, store: SqlStore
+) -> AsyncIterator[tuple[_Replicas, DeployLimits]]:
+    # Not at the top: the client library takes half a second and 80 MB, which a laptop need not.
+    from gateway.schedulers.kubernetes.names import check
+    from gateway.schedulers.kubernetes.scheduler import KubernetesScheduler
+
+    pods = settings.pods
+    pods = replace(pods, owner=pods.owner or await store.installation())
+    checked = partial(check, settings=pods)
+    async with KubernetesScheduler(pods) as scheduler:
+        limits = DeployLimits(offers_images=True, offers_groups=True, check=checked)
+        yield scheduler, limits
+
+
+async def _reload_when_told(planes: OpenPlanes, hangup: asyncio.Event) -> None:
+    """One reload after the other; signals during one of them are one more afterwards."""
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        log.event("gateway.reloading")
+        try:
+            await planes.reload()
+        except GatewayError as error:
+            log.warning("gateway.reload_failed", cause=error.reason, message=error.message)
 
 
 @asynccontextmanager
@@ -181,7 +273,13 @@ async def _planes(
         http=settings.http,
         grpc=settings.grpc,
         max_body_bytes=settings.max_body_bytes,
+        limit=LimitSettings(is_adaptive=settings.adaptive_limit),
+        queue=QueueSettings(most=settings.queue_limit),
         v2_flavour=settings.v2_flavour,
+        balance=BalanceSettings(rule=settings.balance_rule),
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+        tls_client_ca=settings.tls_client_ca,
     )
     async with open_planes(
         dataplane,
@@ -204,12 +302,23 @@ def _known(records: Sequence[ModelRecord]) -> RoutingTable:
                 live=r.live_version,
                 timeout_s=r.spec.timeout_s,
                 in_flight_limit=r.spec.in_flight_limit,
+                hedge=share_of(r.spec.hedge),
                 backend=str(r.spec.backend),
                 speaks=r.spec.speaks,
+                **_on_demand(r),
             )
             for r in records
         }
     )
+
+
+def _on_demand(record: ModelRecord) -> dict[str, Any]:
+    """A model that has no replica while nobody asks is AVAILABLE: whoever asks gets his answer."""
+    scaling, live = record.spec.scaling, record.live_version
+    if scaling is None or scaling.least > 0 or live is None:
+        return {"is_scaled": scaling is not None}
+    ready = (VersionStatus(live, VersionState.READY),)
+    return {"is_scaled": True, "is_started_on_demand": True, "statuses": ready}
 
 
 def _upstreams() -> tuple[HttpUpstream, GrpcUpstream]:
@@ -217,8 +326,8 @@ def _upstreams() -> tuple[HttpUpstream, GrpcUpstream]:
 
 
 @asynccontextmanager
-async def _store(state: Path) -> AsyncIterator[Store]:
-    store = await open_store(state)
+async def _store(settings: config.Settings) -> AsyncIterator[SqlStore]:
+    store = await open_store(settings.database_url or settings.state_dir)
     try:
         yield store
     finally:
@@ -267,6 +376,28 @@ def _stop_signals() -> asyncio.Event:
     for each in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(each, partial(stopping, each))
     return stop
+
+
+def _hangups(stop: asyncio.Event) -> asyncio.Event:
+    """Set by SIGHUP. One that comes because the terminal was closed sets `stop` instead, as that is
+    what it means there, but for a gateway that was started to outlive it (nohup)."""
+    told = asyncio.Event()
+    was_ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    had_terminal = _has_terminal() and not was_ignored
+
+    def hung_up() -> None:
+        (stop if had_terminal and not _has_terminal() else told).set()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up)
+    return told
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _loop_factory() -> Any:

@@ -6,16 +6,29 @@ their shapes. Times are monotonic seconds of the running loop unless a name says
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from gateway.core.route import RoutingTable
+from gateway.core.autoscale import Demand
+from gateway.core.route import ModelRoute, RoutingTable, Target
+from gateway.domain.agreement import AgreementTally
+from gateway.domain.gateways import Beat, Heard, Lease, Order, Outcome
 from gateway.domain.models import ModelRecord, ModelSpec
 from gateway.domain.names import Version
 from gateway.domain.observed import ModelView
-from gateway.domain.replicas import Endpoint, Replica, ReplicaReport, ReplicaSet, Told
+from gateway.domain.replicas import (
+    Endpoint,
+    Replica,
+    ReplicaReport,
+    ReplicaSet,
+    ReplicaStanding,
+    Told,
+)
+from gateway.domain.rollouts import Rollout
 from gateway.domain.tensors import Signature
+from gateway.wire.exchange import AnswerSink, ClientExchange, Data
+from gateway.wire.fields import Fields
 
 
 class Clock(Protocol):
@@ -37,7 +50,8 @@ class UpstreamRequest:
     """HTTP: `POST /v1/models/m/versions/3:predict`. gRPC: the path, `/package.Service/Call`."""
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
-    """Lower-case names. HTTP headers or gRPC metadata to send."""
+    """Lower-case names. HTTP headers or gRPC metadata to send; values of `-bin` names are base64
+    text, as on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +68,14 @@ class UpstreamAnswer:
 
 
 class Upstream(Protocol):
-    """Carries one request to one replica. One implementation for each protocol."""
+    """Carries one request to one replica. One implementation for each protocol, and those that
+    translate between them."""
 
     async def call(
         self, endpoint: Endpoint, request: UpstreamRequest, deadline_at: float
     ) -> UpstreamAnswer:
-        """Raises UpstreamFailed (with `sent`) or DeadlineExceeded; cancelling cancels the call."""
+        """Ask and collect the whole answer. Raises UpstreamFailed (with `sent`) or
+        DeadlineExceeded; cancelling cancels the call."""
         ...
 
     def keep(self, endpoints: Collection[Endpoint]) -> None:
@@ -67,6 +83,33 @@ class Upstream(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+class DirectUpstream(Upstream, Protocol):
+    """One that passes on what comes as it comes, too."""
+
+    def begin(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        path: str,
+        fields: Sequence[Fields],
+        body: Data | None,
+        timeout_s: float,
+        sink: AnswerSink,
+        *,
+        length: int | None = None,
+    ) -> ClientExchange:
+        """Send a request without waiting: its answer comes to `sink` as it comes in. As
+        `wire.exchange.Client.request`, with what is left of the deadline told to the replica; who
+        calls ends it (`cancel`) when that is over. Nothing is raised for a replica that cannot be
+        reached: `sink.on_failed` hears of it."""
+        ...
+
+    def drop(self, endpoint: Endpoint) -> None:
+        """Close its connections now, in use or not: whoever waits for an answer from it hears of a
+        broken connection."""
+        ...
 
 
 # ---- lifecycle → data plane --------------------
@@ -86,6 +129,32 @@ class DataPlanes(Protocol):
 
     async def drained(self) -> None:
         """Wait until `busy()` has shrunk, or returned to nothing."""
+        ...
+
+    def tallies(self, model: str) -> Mapping[Version, Sequence[int]]:
+        """What the canary and the live version of `model` have answered in the window that the
+        newest table names (core/analysis.py), summed over all workers. Of requests only that
+        were split, not of those that name a version, a label or a side. A worker tells within half
+        a second."""
+        ...
+
+    def standings(self) -> Mapping[str, ReplicaStanding]:
+        """Replicas that are not in good standing with all workers, by id. A worker tells within
+        half a second."""
+        ...
+
+    def demand(self, model: str) -> Demand:
+        """What was asked of `model` until now, summed over all workers, where the newest table says
+        that it is scaled; its differences are averages. A worker tells within half a second."""
+        ...
+
+    async def called(self) -> Collection[str]:
+        """Wait until requests wait for models that have no replica and are started on demand;
+        returns their names. Told at once, and once for each table."""
+
+    def agreement(self, model: str) -> AgreementTally | None:
+        """What copies to the canary of `model` have shown in the same window (core/agreement.py);
+        None where none are made."""
         ...
 
 
@@ -159,7 +228,8 @@ class Scheduler(Protocol):
 
     async def ensure(self, desired: Sequence[ReplicaSet]) -> None:
         """Start what is missing and mark as DRAINING what is too many, of an old template (once
-        enough new ones listen), or of a model that is not desired. Level-triggered, idempotent."""
+        enough new ones listen), or of a model that is not desired. Level-triggered, idempotent; one
+        that drains and is needed after all goes on."""
         ...
 
     def replicas(self) -> Sequence[Replica]:
@@ -168,7 +238,8 @@ class Scheduler(Protocol):
 
     async def remove(self, replica_id: str) -> None:
         """End a DRAINING replica that has left the routing table: SIGTERM, then SIGKILL after its
-        grace. Returns once it has stopped; unknown ids are no error."""
+        grace. Returns once it has stopped. Nothing happens to one that is unknown, or needed after
+        all."""
         ...
 
     async def changed(self) -> None:
@@ -177,6 +248,19 @@ class Scheduler(Protocol):
 
     def logs(self, replica_id: str, *, follow: bool) -> AsyncIterator[bytes]:
         """The replica's output, oldest first; also of one that has stopped. Raises NotFound."""
+        ...
+
+
+@runtime_checkable
+class SharedScheduler(Scheduler, Protocol):
+    """One whose replicas several gateways see, and one of them acts on: who leads."""
+
+    def act_only_while(self, may_act: Callable[[], bool]) -> None:
+        """Ask this last thing before each write; where it says no, nothing is written."""
+        ...
+
+    def stand_down(self) -> None:
+        """Only look from now on; `ensure` makes this gateway act again."""
         ...
 
 
@@ -207,6 +291,16 @@ class Observed(Protocol):
 
     async def changed(self) -> None:
         """Wait until some model's view differs from what it was when this was called."""
+        ...
+
+    async def order(self, name: str, action: str, version: Version | None = None) -> Rollout:
+        """Start, pause, resume, promote, abort or undo a rollout (`action`); `version` is for
+        `start`. Returns it as it then is, stored; the table follows at once.
+
+        Raises:
+            NotFound: no such model. Conflict, FailedPrecondition, InvalidRequest: as core.rollout;
+            the words say what may be done instead.
+        """
         ...
 
 
@@ -261,6 +355,10 @@ class Store(Protocol):
         """Remember which version answers; does not count as a change of the spec."""
         ...
 
+    async def set_rollout(self, name: str, rollout: Rollout | None) -> None:
+        """Remember how far a rollout is; does not count as a change of the spec."""
+        ...
+
     async def delete(self, name: str, expected_generation: int | None = None) -> None:
         """Raises NotFound, Conflict."""
         ...
@@ -276,3 +374,92 @@ class Store(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+# ---- one gateway ⇄ the others --------------------
+
+
+class Leases(Protocol):
+    """The one lease of those who may lead; core/leadership.py has the rules."""
+
+    async def take(self, me: str, address: str, epoch: int | None, lease_s: float) -> Lease:
+        """Take the lease for a new term (`epoch` None), or renew it for the one named. Returns the
+        lease as it then is, whoever has it. Raises Unavailable."""
+        ...
+
+    async def release(self, me: str, epoch: int) -> None:
+        """Let the next one take it at once. Does nothing where it is another's already."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """What the leader makes known of one model. All empty: there is no such model any more."""
+
+    route: ModelRoute | None = None
+    """As every gateway's routing table is to have it."""
+    view: ModelView | None = None
+    silent: tuple[Target, ...] = ()
+    """Only of the posting under no name (""): the routing table's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What there is to know since the last one."""
+
+    number: int
+    """Of the newest posting; grows with each."""
+    postings: Mapping[str, Posting]
+    """Those after the number that was asked for, by model."""
+    gateways: Sequence[Heard]
+    """All others, the silent ones among them until they are forgotten."""
+    lease: Lease
+    newest_event: int
+    has_orders: bool
+
+
+class Board(Protocol):
+    """What the gateways of one store tell each other."""
+
+    async def beat(self, beat: Beat) -> Pulse:
+        """Say what is true of this gateway, and hear what is new since its number. One transaction:
+        who is not heard of in it comes after all that it shows."""
+        ...
+
+    async def post(self, epoch: int, number: int, postings: Mapping[str, Posting]) -> None:
+        """Replace what is known of these models. Raises Unavailable (`not_leader`) where the term
+        `epoch` is over."""
+        ...
+
+    def fenced(self, epoch: int) -> Store:
+        """The store as the leader of this term writes and reads it: each call raises Unavailable
+        (`not_leader`) once the term is over."""
+        ...
+
+    async def changed(self) -> None:
+        """Wait until something may be new. Returns without reason, too, and within a second."""
+        ...
+
+
+class Orders(Protocol):
+    """What followers are asked for and only the leader can do."""
+
+    async def give(self, order: Order) -> int:
+        """Leave an order to the leader; returns its number."""
+        ...
+
+    async def take_orders(self, epoch: int) -> Sequence[Order]:
+        """Those that nobody has taken, oldest first; they are taken then, and never again."""
+        ...
+
+    async def reply(self, epoch: int, number: int, outcome: Outcome) -> None:
+        """What became of it."""
+        ...
+
+    async def outcome(self, number: int) -> Outcome | None:
+        """What the leader replied; None as long as it has not."""
+        ...
+
+    async def withdraw(self, number: int) -> bool:
+        """Take it back. False where the leader has taken it already."""
+        ...

@@ -1,1 +1,6 @@
-"""Load as code: traffic, scenarios, and benches whose results are JSON with the commit."""
+"""Load as code: benches and scenarios. See README.md."""
+
+import os
+
+# onnxruntime from 1.30 on sends telemetry and writes files unless this is set before its import.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -36,6 +36,28 @@ def write_adder(directory: Path, addend: float) -> None:
     _save(directory, nodes, [constant], ("x", ["batch", 1]), ("y", ["batch", 1]))
 
 
+def write_heavy_adder(directory: Path, addend: float, megabytes: int) -> None:
+    """As `write_adder`, with so many megabytes of weights that every run goes through."""
+    width, layers = 4096, max(1, megabytes * 10**6 // (4 * 4096 * 4096))
+    rng = np.random.default_rng(7)
+    first, last = np.ones((1, width), np.float32), np.zeros((width, 1), np.float32)
+    weights = [
+        numpy_helper.from_array(np.array([addend], dtype=np.float32), "addend"),
+        numpy_helper.from_array(first, "first"),
+        numpy_helper.from_array(last, "last"),
+    ]
+    nodes, before = [helper.make_node("MatMul", ["x", "first"], ["h"])], "h"
+    for i in range(layers):
+        matrix = rng.standard_normal((width, width), dtype=np.float32) / np.float32(width)
+        weights.append(numpy_helper.from_array(matrix, f"w{i}"))
+        nodes.append(helper.make_node("MatMul", [before, f"w{i}"], [f"h{i}"]))
+        before = f"h{i}"
+    nodes.append(helper.make_node("MatMul", [before, "last"], ["nothing"]))
+    nodes.append(helper.make_node("Add", ["x", "addend"], ["sum"]))
+    nodes.append(helper.make_node("Add", ["sum", "nothing"], ["y"]))
+    _save(directory, nodes, weights, ("x", ["batch", 1]), ("y", ["batch", 1]))
+
+
 def _save(
     directory: Path,
     nodes: list[onnx.NodeProto],

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 import aiohttp
 import grpc
 
+from loadtests.summary import percentile
+
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
@@ -62,7 +64,8 @@ class Traffic:
     max_outstanding: int = 512
     samples: list[Sample] = field(default_factory=list)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
-    _outstanding: int = 0
+    outstanding: int = 0
+    """Sent, and not answered yet."""
 
     async def run(self) -> None:
         """Send until `stop`; returns when the last answer is in."""
@@ -86,10 +89,10 @@ class Traffic:
             while not self.stop.is_set():
                 due += 1.0 / self.rate_per_s
                 await asyncio.sleep(max(0.0, due - loop.time()))
-                if self._outstanding >= self.max_outstanding:
+                if self.outstanding >= self.max_outstanding:
                     self._keep(protocol, due, loop.time(), None, "too many outstanding")
                     continue
-                self._outstanding += 1
+                self.outstanding += 1
                 group.create_task(fire(due))
 
     def _keep(
@@ -112,7 +115,7 @@ class Traffic:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as failure:
             error = f"{type(failure).__name__}: {failure}"
         finally:
-            self._outstanding -= 1
+            self.outstanding -= 1
         self._keep("http", due, started, version, error)
 
     async def _grpc(self, call: grpc.aio.UnaryUnaryMultiCallable, due: float) -> None:
@@ -126,7 +129,7 @@ class Traffic:
         except ValueError as failure:
             error = f"bad answer: {failure}"
         finally:
-            self._outstanding -= 1
+            self.outstanding -= 1
         self._keep("grpc", due, started, version, error)
 
 
@@ -140,14 +143,6 @@ class Summary:
     p99_s: float
     max_s: float
     errors: tuple[str, ...] = ()
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    """Nearest-rank percentile; nan of nothing."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)]
 
 
 def summarize(samples: Sequence[Sample]) -> Summary:

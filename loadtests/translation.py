@@ -14,12 +14,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +25,8 @@ from numpy.typing import NDArray
 from gateway.codecs import translate
 from gateway.codecs.translate import CanonicalRequest, CanonicalResponse, Dialect
 from gateway.domain.tensors import DEFAULT_SIGNATURE, DType, Signature, TensorSpec
-from loadtests.bench import RESULTS, machine
-
-ROOT = Path(__file__).parents[1]
+from loadtests.scenario import Settings, run_alone
+from loadtests.summary import Line, Outcome, Spread, ratios, table
 
 SIZES = {"600 KB picture": (1, 224, 224, 3), "1 MB": (256, 1024), "16 MB": (4096, 1024)}
 """float32; the first is the usual classifier's input."""
@@ -42,62 +38,48 @@ CACHE_BYTES = 64 << 20
 GOAL_RATIO = 2.0
 """Times one copy, for tensors of a MB or more over gRPC."""
 
+SECONDS = 0.05
+"""Of each case in a round."""
+
 Work = Callable[[], object]
+Case = tuple[str, str, str]
+"""The caller's dialect, the replica's, and which way."""
+COPY: Case = ("", "", "copy")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run, print a table, write JSON; 1 when the goal is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=0.05, help="of each case in a round")
-    parser.add_argument("--out", type=Path, default=None)
-    args = parser.parse_args(argv)
-    rows = [r for label, shape in SIZES.items() for r in _measure(label, shape, args)]
-    judged = [r for r in rows if r["judged"]]
-    worst = max(r["ratio"] for r in judged)
-    result = {
-        **machine(),
-        "measure": "one copy of the tensor's bytes into new memory, same thread, same run",
-        "goal_ratio": GOAL_RATIO,
-        "worst_ratio_over_grpc": worst,
-        "rows": rows,
-    }
-    out = args.out or RESULTS / f"translation-{result['commit']}.json"
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    _print(rows)
-    verdict = "met" if worst <= GOAL_RATIO else "MISSED"
-    print(f"worst over gRPC, ≥ 1 MB: {worst:.2f}× one copy (goal {GOAL_RATIO:g}×: {verdict})")
-    print(f"written to {out.relative_to(ROOT) if out.is_relative_to(ROOT) else out}")
-    return 0 if worst <= GOAL_RATIO else 1
+def measure(settings: Settings) -> Outcome:
+    """Run all rounds of all tensors."""
+    rows = [row for label, shape in SIZES.items() for row in _rows(label, shape, settings)]
+    worst = max((row for row in rows if row["judged"]), key=lambda row: row["ratio"])
+    line = Line(
+        "translation over gRPC, tensors ≥ 1 MB: the worst pair",
+        "× one copy",
+        Spread.of(worst["ratio_rounds"]),
+        GOAL_RATIO,
+        note=f"{worst['tensor']}, {worst['caller']} → {worst['replica']}, {worst['way']}",
+    )
+    facts = {"measure": "one copy of the tensor's bytes into new memory, same thread, same run"}
+    return Outcome("translation", [line], rows, facts)
 
 
-def _measure(
-    label: str, shape: tuple[int, ...], args: argparse.Namespace
-) -> Iterator[dict[str, Any]]:
+def _rows(label: str, shape: tuple[int, ...], settings: Settings) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(3)
     array = rng.standard_normal(shape, dtype=np.float32)
     copied = itertools.cycle(_spread(array.tobytes()))
-    cases: dict[tuple[str, str, str], Work] = {
-        ("", "", "copy"): lambda: bytes(memoryview(next(copied)))
-    }
-    for caller in Dialect:
-        for replica in Dialect:
-            if caller is replica:
-                continue
-            ask, answer = _pair(caller, replica, array)
-            cases[caller, replica, "request"] = ask
-            cases[caller, replica, "answer"] = answer
-    took: dict[tuple[str, str, str], list[float]] = {case: [] for case in cases}
-    times = {case: _repeats(work, args.seconds) for case, work in cases.items()}
-    for _ in range(args.rounds):
-        for case, work in cases.items():
-            took[case].append(_cpu_s(work, times[case]))
-    mid = {case: statistics.median(values) for case, values in took.items()}
-    copy_s = mid["", "", "copy"]
-    for (caller, replica, way), seconds in mid.items():
-        if way == "copy":
-            continue
+    works: dict[Case, Work] = {COPY: lambda: bytes(memoryview(next(copied)))}
+    for caller, replica in itertools.permutations(list(Dialect), 2):
+        ask, answer = _pair(caller, replica, array)
+        works[caller, replica, "request"] = ask
+        works[caller, replica, "answer"] = answer
+    took: dict[Case, list[float]] = {case: [] for case in works}
+    seconds = max(0.005, SECONDS * settings.scale)
+    times = {case: _repeats(work, seconds) for case, work in works.items()}
+    title, cases = f"translation ({label})", list(works)
+    for _, case in settings.interleaved(title, cases, " ".join, warm_up=False):
+        took[case].append(_cpu_s(works[case], times[case]))
+    copy = took.pop(COPY)
+    for (caller, replica, way), rounds in took.items():
+        ratio = ratios(rounds, copy)
         over_grpc = caller in BINARY and replica in BINARY
         yield {
             "tensor": label,
@@ -105,13 +87,10 @@ def _measure(
             "caller": str(caller),
             "replica": str(replica),
             "way": way,
-            "mb_per_s": array.nbytes / 1e6 / seconds,
-            "copy_mb_per_s": array.nbytes / 1e6 / copy_s,
-            "ratio": seconds / copy_s,
-            "spread_ratio": [
-                min(took[caller, replica, way]) / copy_s,
-                max(took[caller, replica, way]) / copy_s,
-            ],
+            "mb_per_s": array.nbytes / 1e6 / Spread.of(rounds).median,
+            "copy_mb_per_s": array.nbytes / 1e6 / Spread.of(copy).median,
+            "ratio": ratio.median,
+            "ratio_rounds": [one / other for one, other in zip(rounds, copy, strict=True)],
             "judged": over_grpc and array.nbytes >= 1_000_000,
         }
 
@@ -174,14 +153,26 @@ def _cpu_s(work: Work, times: int) -> float:
     return (time.thread_time() - begun) / times
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
-    columns = ("tensor", "caller", "replica", "way", "MB/s", "copy MB/s", "ratio")
-    print("{:15} {:9} {:9} {:8} {:>8} {:>10} {:>7}".format(*columns))
-    for r in rows:
-        print(
-            f"{r['tensor']:15} {r['caller']:9} {r['replica']:9} {r['way']:8} {r['mb_per_s']:8.0f} "
-            f"{r['copy_mb_per_s']:10.0f} {r['ratio']:7.2f}"
-        )
+def show(outcome: Outcome) -> str:
+    """The rows as text."""
+    header = ("tensor", "caller", "replica", "way", "MB/s", "copy MB/s", "× one copy")
+    return table(
+        header,
+        (
+            (
+                *(str(row[k]) for k in ("tensor", "caller", "replica", "way")),
+                *(f"{row[k]:.0f}" for k in ("mb_per_s", "copy_mb_per_s")),
+                f"{row['ratio']:.2f}",
+            )
+            for row in outcome.rows
+        ),
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure, print, write JSON; 1 when the goal is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    return run_alone(parser, argv, measure, show, ())
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ async def examine(settings: config.Settings, url: str) -> list[Finding]:
         open_files(),
         clock(),
         control_api(url, health),
+        *leadership(health),
         *ports(settings, health),
     ]
     return [*findings, *await storage(dict(os.environ))]
@@ -180,6 +181,28 @@ def control_api(url: str, health: dict[str, Any] | GatewayError) -> Finding:
         f"{found}; this command is {__version__}",
         "install the same version",
     )
+
+
+def leadership(health: dict[str, Any] | GatewayError) -> list[Finding]:
+    """Among gateways that share a database, somebody leads."""
+    role = None if isinstance(health, GatewayError) else health.get("leadership")
+    if role is None:
+        return []
+    others = f"{role['others']} other{'s' if role['others'] != 1 else ''} heard"
+    if role["role"] == "leader":
+        return [Finding("leadership", OK, f"leads since {role['since']}; {others}")]
+    if role["leader"]:
+        who = f"{role['leader']} at {role['leader_control']} since {role['since']}"
+        return [Finding("leadership", OK, f"follows {who}; {others}")]
+    return [
+        Finding(
+            "leadership",
+            BROKEN,
+            f"nobody leads; {others}",
+            "answers go on and nothing else does: look whether the database answers "
+            "(store.unanswered in the log)",
+        )
+    ]
 
 
 def ports(settings: config.Settings, health: dict[str, Any] | GatewayError) -> list[Finding]:

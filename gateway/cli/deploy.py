@@ -18,6 +18,7 @@ Examples
   gateway deploy model resnet --source s3://models/resnet
   gateway deploy model resnet --source ./resnet --replicas 2
   gateway deploy model resnet --replicas 4            changes only that
+  gateway deploy model resnet --min-replicas 0 --max-replicas 4
   gateway deploy model resnet --source s3://models/resnet \\
       --versions latest:2 --gpus 1 --memory 8Gi --batch-delay-ms 2
   gateway deploy model mine --source s3://models/mine --backend custom \\
@@ -25,6 +26,9 @@ Examples
   gateway deploy model theirs --source ./theirs --backend custom \\
       --speaks v2-rest,v2-grpc \\
       --command './infer --http {http_port} --grpc {grpc_port}'
+  gateway deploy model resnet --canary 5,25,50    later versions go in steps
+  gateway deploy model resnet --canary 5,25,50 --shadow 10% \\
+      --shadow-max-flips 1%    back if it says another class too often
   gateway deploy model -f model.toml
 """
 
@@ -49,8 +53,29 @@ def deploy() -> None:
     "*.prototxt with *.caffemodel.",
 )
 @click.option("--replicas", type=click.IntRange(1, 1000), help="Servers that answer for it. [1]")
-@click.option("--min-replicas", type=click.IntRange(0, 1000), help="Fewest, with --max-replicas.")
-@click.option("--max-replicas", type=click.IntRange(1, 1000), help="Most, with --min-replicas.")
+@click.option(
+    "--min-replicas",
+    type=click.IntRange(0, 1000),
+    help="Fewest, with --max-replicas. 0: none while nobody asks; the next request starts one and "
+    "waits for it, by its deadline. [1]",
+)
+@click.option(
+    "--max-replicas",
+    type=click.IntRange(1, 1000),
+    help="Most, instead of --replicas: replicas are started and stopped by how many requests are "
+    "in flight.",
+)
+@click.option(
+    "--target-in-flight",
+    type=click.FloatRange(0.01),
+    help="Requests in flight that each replica is to have, with --max-replicas. [8, or twice "
+    "--batch-size where that is less]",
+)
+@click.option(
+    "--idle-s",
+    type=click.FloatRange(1),
+    help="Seconds without a request until its last replica stops, with --min-replicas 0. [300]",
+)
 @click.option(
     "--versions",
     metavar="POLICY",
@@ -91,7 +116,13 @@ def deploy() -> None:
     help="Deadline of a request that brings none. [30]",
 )
 @click.option(
-    "--in-flight-limit", type=click.IntRange(1), help="Requests at once; more get 429. [1024]"
+    "--in-flight-limit", type=click.IntRange(1), help="Requests at once; more get 429. [8192]"
+)
+@click.option(
+    "--hedge",
+    metavar="pNN",
+    help="Send a request that takes longer than so many percent of them do to a second replica, "
+    "too; the first answer wins: p95, or off. [off]",
 )
 @click.option(
     "--require-manifest/--no-require-manifest",
@@ -104,6 +135,56 @@ def deploy() -> None:
     help="What its replicas answer in: one or more of tfs-rest, tfs-grpc, v2-rest, v2-grpc, with "
     "commas. Callers of the others are translated for. [all; with --backend custom: "
     "tfs-rest,tfs-grpc]",
+)
+@click.option(
+    "--canary",
+    metavar="PERCENTS",
+    help="Give each later version these shares of the traffic in turn, as 5,25,50, and all of it "
+    "if it is no worse; else roll it back. `none`: all at once. [none]",
+)
+@click.option(
+    "--canary-samples",
+    type=click.IntRange(1),
+    help="Answers of either version that a step needs. [500]",
+)
+@click.option(
+    "--canary-step-s", type=click.FloatRange(0), help="Seconds that a step takes at least. [60]"
+)
+@click.option(
+    "--canary-key",
+    metavar="HEADER",
+    help="Header or gRPC metadata by whose value callers keep their side. [x-gateway-key]",
+)
+@click.option(
+    "--shadow",
+    metavar="PERCENT",
+    help="With --canary: copy this share of what the stable version answers to the new one, too, "
+    "and compare the answers output by output; callers never get the new one's, nor wait for it. "
+    "Shown in `gateway rollout status`, judged by the two bounds below. `none`: no copies. [none]",
+)
+@click.option(
+    "--shadow-max-differing",
+    metavar="PERCENT",
+    help="Roll back if more of the predictions differ, as 1%: for a version that should predict "
+    "the same (another export, runtime, precision). `none`: not judged. [none]",
+)
+@click.option(
+    "--shadow-tolerance",
+    type=click.FloatRange(0),
+    metavar="RATIO",
+    help="How far off an element must be to differ, relative to its size. [0.01]",
+)
+@click.option(
+    "--shadow-max-flips",
+    metavar="PERCENT",
+    help="Roll back if the top-1 class of more of the predictions is another, as 2%: for a "
+    "retrained classifier, whose scores may move. `none`: not judged. [none]",
+)
+@click.option(
+    "--canary-replicas",
+    type=click.IntRange(0, 1000),
+    help="Start so many replicas for each later version, which hold it alone until it is promoted; "
+    "enough for its last step. 0: the model's own hold both versions. [0]",
 )
 @click.option("--tenant", metavar="T", help="Who owns the model. [default]")
 @click.option(
@@ -192,6 +273,12 @@ def _tell(session: Session, model: dict[str, Any]) -> None:
     name, ready = model["name"], model["ready_replicas"]
     if model["live_version"] is None:
         click.echo(f"{name} is as asked, with {ready} replicas and no version that answers.")
+        return
+    if model["state"] == "idle":
+        click.echo(
+            f"{name} answers with version {model['live_version']}. It has no replica while nobody "
+            "asks; the next request starts one and waits for it."
+        )
         return
     click.echo(
         f"{name} answers with version {model['live_version']} "

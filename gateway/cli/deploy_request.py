@@ -25,6 +25,8 @@ FILE_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "replicas": int,
     "min_replicas": int,
     "max_replicas": int,
+    "target_in_flight": (int, float),
+    "idle_s": (int, float),
     "versions": (str, int, list),
     "labels": dict,
     "gpus": int,
@@ -39,11 +41,24 @@ FILE_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "batch_delay_ms": (int, float),
     "timeout_s": (int, float),
     "in_flight_limit": int,
+    "hedge": str,
     "require_manifest": bool,
     "speaks": (str, list),
+    "canary": (str, int, float, list),
+    "canary_samples": int,
+    "canary_step_s": (int, float),
+    "canary_key": str,
+    "shadow": (str, int, float),
+    "shadow_tolerance": (int, float),
+    "shadow_max_differing": (str, int, float),
+    "shadow_max_flips": (str, int, float),
+    "canary_replicas": int,
     "tenant": str,
 }
 """The keys of model.toml: the long options with `_`; `labels` is a table."""
+
+RANGE_KEYS = ("min_replicas", "max_replicas", "target_in_flight", "idle_s")
+"""Where requests decide how many replicas there are."""
 
 
 def source_uri(source: str) -> str:
@@ -91,7 +106,7 @@ def build(
     told = from_file(file) if file is not None else {}
     given = {k: v for k, v in flags.items() if v is not None and v != ()}
     if "replicas" in given:
-        told = {k: v for k, v in told.items() if k not in ("min_replicas", "max_replicas")}
+        told = {k: v for k, v in told.items() if k not in RANGE_KEYS}
     elif "min_replicas" in given or "max_replicas" in given:
         told.pop("replicas", None)
     labels = {**told.get("labels", {}), **_labels(given.pop("label", ()))}
@@ -119,6 +134,11 @@ def build(
             raise click.UsageError(f"--memory: {error.message}") from error
     if isinstance(request.get("command"), str):
         request["command"] = _split(request["command"])
+    if "canary" in request:
+        request["canary"] = _steps(request["canary"])
+    for key in ("shadow", "shadow_max_differing", "shadow_max_flips"):
+        if key in request:
+            request[key] = _percent(key, request[key])
     if "speaks" in request:
         request["speaks"] = _protocols(request["speaks"])
     _contradictions(request)
@@ -148,6 +168,33 @@ def _policy(value: Any) -> str:
     raise click.UsageError(f"--versions {text!r}: write latest, latest:2, all, or versions as 3,4")
 
 
+def _steps(value: Any) -> list[float] | None:
+    """`5,25,50`; `none` takes them away."""
+    if value == "none":
+        return None
+    parts = value if isinstance(value, list) else str(value).split(",")
+    try:
+        return [float(str(p).strip().removesuffix("%")) for p in parts]
+    except ValueError:
+        raise click.UsageError(
+            f"--canary {value!r}: write growing percents, as 5,25,50, or none"
+        ) from None
+
+
+def _percent(key: str, value: Any) -> float | None:
+    """`10%` or `10`; `none` takes it away."""
+    if value == "none":
+        return None
+    try:
+        percent = float(str(value).strip().removesuffix("%"))
+    except ValueError:
+        percent = -1.0
+    if not 0.0 <= percent <= 100.0:
+        flag = "--" + key.replace("_", "-")
+        raise click.UsageError(f"{flag} {value!r}: write a percentage, as 10%, or none")
+    return percent
+
+
 def _protocols(value: Any) -> list[str]:
     named = value.split(",") if isinstance(value, str) else value
     named = [str(p).strip() for p in named]
@@ -173,5 +220,10 @@ def _contradictions(request: Mapping[str, Any]) -> None:
     low, high = request.get("min_replicas"), request.get("max_replicas")
     if low is not None and high is not None and low > high:
         raise click.UsageError(f"--min-replicas {low} is more than --max-replicas {high}")
+    knob = next((k for k in RANGE_KEYS[2:] if k in request), None)
+    if "replicas" in request and knob is not None:
+        raise click.UsageError(
+            f"--{knob.replace('_', '-')} goes with --max-replicas: --replicas is a fixed number"
+        )
     if "command" in request and request.get("backend") not in (None, "custom"):
         raise click.UsageError("--command is for --backend custom; other backends bring their own")

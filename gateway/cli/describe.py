@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gateway.cli.output import cell, dump, output_option, print_table, show
+from gateway.cli.rollout import drawn
 from gateway.cli.rows import NOUNS
 from gateway.cli.session import NounGroup, Session, url_option
 
@@ -28,22 +29,29 @@ def describe() -> None:
 @url_option
 @click.pass_obj
 def model(session: Session, name: str, output: str) -> None:
-    """Show NAME with its versions, replicas and latest events.
+    """Show NAME with its versions, replicas, rollout and latest events.
 
-    json is one object with the keys model, versions, replicas and events.
+    json is one object with the keys model, versions, replicas, rollouts and events.
     """
     told = session.call(lambda control: _fetch(control, name))
     if output != "table":
         dump(told, output)
         return
     _facts(told["model"])
-    for kind in ("versions", "replicas", "events"):
-        noun, items = NOUNS[kind], told[kind]
-        click.echo(f"\n{kind.capitalize()}")
-        if items:
-            print_table(noun.columns, [noun.row(i) for i in items], fold=noun.fold)
-        else:
-            click.echo("none")
+    for kind in ("versions", "replicas"):
+        _table(kind, told[kind])
+    for rollout in told["rollouts"]:
+        click.echo("\nRollout\n" + drawn(rollout))
+    _table("events", told["events"])
+
+
+def _table(kind: str, items: list[dict[str, Any]]) -> None:
+    noun = NOUNS[kind]
+    click.echo(f"\n{kind.capitalize()}")
+    if items:
+        print_table(noun.columns, [noun.row(i) for i in items], fold=noun.fold)
+    else:
+        click.echo("none")
 
 
 async def _fetch(control: ControlClient, name: str) -> dict[str, Any]:
@@ -51,6 +59,7 @@ async def _fetch(control: ControlClient, name: str) -> dict[str, Any]:
         "model": await control.model(name),
         "versions": await control.versions(name),
         "replicas": await control.replicas(name),
+        "rollouts": await control.rollouts(name),
         "events": await control.events(model=name, limit=EVENTS),
     }
 
@@ -77,6 +86,7 @@ def _facts(model: dict[str, Any]) -> None:
         "Policy": model["policy"],
         "Labels": model["labels"],
         "Replicas": f"{model['ready_replicas']} of {model['replicas']} ready",
+        "Scaling": _scaling(model),
         "Managed by": model["managed_by"],
         "Generation": model["generation"],
         "Created": model["created_at"],
@@ -92,4 +102,23 @@ def _facts(model: dict[str, Any]) -> None:
     show(grid)
 
 
-_SHOWN = {"source", "backend", "replicas", "versions", "labels", "name"}
+def _scaling(model: dict[str, Any]) -> str:
+    """`0 to 4, 8 in flight each; 12.3 in flight now; 2026-…: 12.3 in flight per replica …`"""
+    spec = model["spec"]
+    if model["max_replicas"] is None:
+        return ""
+    parts = [
+        f"{model['min_replicas']} to {model['max_replicas']} replicas, "
+        f"{spec['target_in_flight']:g} in flight each"
+    ]
+    if model["in_flight"] is not None:
+        parts.append(f"{model['in_flight']:.1f} in flight on average")
+    if model["scale_reason"]:
+        parts.append(f"{model['replicas']} since {model['scaled_at']}: {model['scale_reason']}")
+    return "; ".join(parts)
+
+
+_SHOWN = {
+    *("source", "backend", "versions", "labels", "name"),
+    *("replicas", "min_replicas", "max_replicas", "target_in_flight"),
+}

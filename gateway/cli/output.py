@@ -24,7 +24,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _STYLES = {
     "ready": "green", "AVAILABLE": "green", "ok": "green",
     "failed": "bold red", "broken": "bold red", "degraded": "yellow", "warning": "yellow",
-    "pending": "cyan", "deploying": "cyan", "loading": "cyan", "fetching": "cyan",
+    "idle": "blue", "pending": "cyan", "deploying": "cyan", "loading": "cyan", "fetching": "cyan",
     "starting": "cyan", "new": "cyan", "draining": "magenta", "deleting": "magenta",
 }  # fmt: skip
 

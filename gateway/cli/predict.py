@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -168,6 +169,8 @@ def _read(data: str) -> bytes:
 
 
 def address_of(session: Session, kind: str) -> str:
+    """Where the gateway takes predictions, as it can be reached from here: one that listens on
+    every address by the name under which its control API was."""
     from gateway.domain.errors import Unavailable
 
     address = session.call(lambda control: control.health())["addresses"].get(kind)
@@ -176,4 +179,8 @@ def address_of(session: Session, kind: str) -> str:
             f"The gateway at {session.url} says no {kind} address; name it with --{kind} HOST:PORT",
             reason="no_address",
         )
-    return str(address)
+    host, _, port = str(address).rpartition(":")
+    if host not in ("0.0.0.0", "[::]"):
+        return str(address)
+    known = urlsplit(session.url).hostname or "localhost"
+    return f"[{known}]:{port}" if ":" in known else f"{known}:{port}"

@@ -23,8 +23,10 @@ from gateway.cli import (
     manage,
     predict,
     publish,
+    rollout,
     serve,
     snippet,
+    top,
 )
 from gateway.cli.session import Session
 from gateway.domain.errors import GatewayError
@@ -80,9 +82,11 @@ for _command in (
     describe.describe,
     predict.predict,
     snippet.snippet,
+    rollout.rollout,
     manage.scale,
     manage.delete,
     logs.logs,
+    top.top,
     doctor.doctor,
 ):
     cli.add_command(_command)

@@ -43,12 +43,19 @@ def _on_its_way(v: Object) -> str:
 
 
 def _replica(r: Object) -> tuple[Any, ...]:
+    state = r["state"]
     detail = r["reason"] or (f"GPU {','.join(r['gpus'])}" if r["gpus"] else "")
-    return r["id"], r["state"], r["pid"], r["endpoint"], r["versions"], r["restarts"], detail
+    if r.get("standing", "good") != "good":  # a gateway of an older version says nothing
+        state = r["standing"] if state == "ready" else state
+        detail = detail or r["standing_reason"]
+    if r.get("group", "stable") != "stable":
+        detail = ": ".join(filter(None, (r["group"], detail)))
+    return r["id"], state, r["pid"], r["endpoint"], r["versions"], r["restarts"], detail
 
 
 def _rollout(r: Object) -> tuple[Any, ...]:
-    return r["model"], r["version"], r["phase"]
+    why = r["verdict_reason"] if r["phase"] in ("progressing", "paused") else r["reason"]
+    return r["model"], r["version"], r["phase"], f"{r['weight']:.0%}", r["verdict"], why or ""
 
 
 def _event(e: Object) -> tuple[Any, ...]:
@@ -86,10 +93,10 @@ NOUNS: Mapping[str, Noun] = {
         ),
         Noun(
             "rollouts",
-            ("model", "version", "phase"),
+            ("model", "version", "phase", "weight", "verdict", "detail"),
             _rollout,
             lambda r: (r["model"], r["version"]),
-            "phase",
+            "detail",
         ),
         Noun(
             "events",

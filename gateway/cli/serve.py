@@ -35,12 +35,28 @@ def _address(_: click.Context, param: click.Parameter, value: str | None) -> str
     metavar="DIR",
     help="Where state, logs and fetched models are kept. [~/.local/state/gateway]",
 )
-@click.option("--database-url", metavar="URL", help="PostgreSQL; not in this version.")
+@click.option(
+    "--database-url",
+    metavar="URL",
+    help="PostgreSQL (postgresql://…) that several gateways share, not SQLite under --state.",
+)
+@click.option(
+    "--lease-s",
+    type=click.FloatRange(1, 600),
+    help="Seconds until another of them leads when the one that does has died. [15]",
+)
 @click.option(
     "--scheduler",
     type=click.Choice(["local", "kubernetes"]),
-    help="Where replicas run: processes here, or (not in this version) pods. [local]",
+    help="Where replicas run: processes here, or pods. [local]",
 )
+@click.option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="With kubernetes: which cluster. [the pod's own; else $KUBECONFIG, ~/.kube/config]",
+)
+@click.option("--namespace", metavar="NAME", help="With kubernetes: where models live. [context's]")
 @click.option("--workers", type=click.IntRange(1, 256), help="Processes that share the ports. [1]")
 @click.option(
     "--config",
@@ -62,7 +78,32 @@ def _address(_: click.Context, param: click.Parameter, value: str | None) -> str
     help="Allow listening beyond this machine without keys.",
 )
 @click.option(
+    "--tls-cert",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Certificate chain, PEM: the prediction ports speak TLS. Read again when it changes.",
+)
+@click.option(
+    "--tls-key", type=click.Path(dir_okay=False), metavar="FILE", help="Its key, PEM, unencrypted."
+)
+@click.option(
+    "--tls-client-ca",
+    type=click.Path(dir_okay=False),
+    metavar="FILE",
+    help="Authorities, PEM: callers must show a certificate that one of them signed.",
+)
+@click.option(
     "--max-body", "max_body_bytes", type=size, metavar="SIZE", help="Largest request, e.g. 64MiB."
+)
+@click.option(
+    "--adaptive-limit/--no-adaptive-limit",
+    default=None,
+    help="Learn how many requests of a model its replicas can take at once. [on]",
+)
+@click.option(
+    "--queue-limit",
+    type=click.IntRange(0),
+    help="Requests of one model that may wait beyond that, in each process. [8192]",
 )
 @click.option(
     "--poll-s",
@@ -82,20 +123,15 @@ def _address(_: click.Context, param: click.Parameter, value: str | None) -> str
 def serve(config_file: Path | None, **given: Any) -> int:
     """Run a gateway: data plane, control API, and the replicas of its models.
 
-    Stops on Ctrl-C or SIGTERM after finishing what it has begun.
+    Stops on Ctrl-C or SIGTERM after finishing what it has begun. On SIGHUP it reads the TLS files
+    again and, with --workers 2 or more, replaces the workers one after the other by new processes,
+    without losing a request.
     """
     flags = {name: value for name, value in given.items() if value is not None}
     if "state" in flags:
         flags["state"] = str(flags["state"])
-    if "database_url" in flags:
-        raise click.UsageError(
-            "--database-url is not offered in this version: state is kept in SQLite under --state"
-        )
-    if flags.get("scheduler") == "kubernetes":
-        raise click.UsageError(
-            "--scheduler kubernetes is not offered in this version: replicas run as processes on "
-            "this machine (--scheduler local)"
-        )
+    if flags.get("scheduler") == "local" and (flags.keys() & {"kubeconfig", "namespace"}):
+        raise click.UsageError("--kubeconfig and --namespace go with --scheduler kubernetes")
     from gateway import app
 
     return app.main(flags, config_file)

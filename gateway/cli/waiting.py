@@ -64,7 +64,7 @@ def judge(look: Look, generation: int) -> Verdict | None:
     if model["generation"] < generation:
         return None
     state, reason = model["state"], model["reason"] or ""
-    if state == "ready":
+    if state in ("ready", "idle"):
         return Verdict(True, "")
     kept_out = [v for v in look.versions if v["state"] == "failed" and v["in_source"]]
     advice = f"Look closer with: gateway describe model {name} · gateway logs {name}"
@@ -100,9 +100,12 @@ def describe(look: Look) -> str:
             parts.append(str(phase))
     elif model["state"] == "deploying":
         parts.append(str(model["reason"] or "deploying"))
-    elif model["state"] != "ready":
+    elif model["state"] not in ("ready", "idle"):
         parts.append(": ".join(filter(None, (model["state"], model["reason"]))))
     parts.append(f"ready {model['ready_replicas']}/{model['replicas']}")
+    held_up = next((r["reason"] for r in look.replicas if r["state"] == "starting"), None)
+    if held_up and held_up not in parts[0]:
+        parts.append(held_up)
     return " · ".join(parts)
 
 

@@ -116,6 +116,12 @@ class ControlClient:
             query["model"] = model
         return await self._items("events", query)
 
+    async def traffic(self, model: str | None = None) -> Object:
+        """`at_s`, `bounds_s` and the `items` of each model: counts to be subtracted."""
+        return await self._object(
+            "GET", "traffic", query=None if model is None else {"model": model}
+        )
+
     # ---- what is wanted --------------------
 
     async def deploy(self, name: str, request: Mapping[str, Any]) -> Object:
@@ -133,6 +139,18 @@ class ControlClient:
         return await self._object(
             "POST", f"models/{_part(name)}:scale", body={"replicas": replicas}
         )
+
+    async def rollout(self, name: str, action: str, version: int | None = None) -> Object:
+        """`start`, `pause`, `resume`, `promote`, `abort` or `undo` a model's rollout; returns it as
+        it is then. `version` is for `start`: else the newest.
+
+        Raises:
+            Conflict, InvalidRequest: not in its phase; the words say what may be done instead.
+        """
+        body: Object = {"action": action}
+        if version is not None:
+            body["version"] = version
+        return await self._object("POST", f"models/{_part(name)}/rollout", body=body)
 
     async def refresh(self, name: str) -> Object:
         """Have the model's source looked at now."""

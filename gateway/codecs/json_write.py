@@ -146,9 +146,11 @@ def _numbers(array: NDArray[Any]) -> bytes:
 
 def numbers_text(array: NDArray[Any]) -> bytes:
     """Numbers or booleans as nested JSON lists without white space."""
-    array = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned and array.dtype.isnative):
+        array = np.require(array, array.dtype.newbyteorder("="), ["C", "A"])
     text = orjson.dumps(array, option=orjson.OPT_SERIALIZE_NUMPY)
-    if array.dtype.kind != "f" or np.isfinite(array).all():
+    if array.dtype.kind != "f" or b"n" not in text:
         return text
     odd = array[~np.isfinite(array)]
     parts = text.split(b"null")

@@ -19,7 +19,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from gateway.codecs.json_arrays import flat_array
+from gateway.codecs.json_arrays import flat_array, packed
 from gateway.codecs.json_text import NoJsonError, echo, read_value
 from gateway.codecs.json_write import numbers_text, string_text
 from gateway.codecs.oip_dtypes import BINARY_ONLY, datatype_of
@@ -48,14 +48,22 @@ def parse_document(body: bytes | memoryview) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         document = _careful(raw)
     else:
-        # Every key has its colon, and a key that occurred twice has two. Colons inside strings only
-        # make the count too high, which costs time and not truth.
-        keys = _keys(document)
-        if raw.count(b":") != keys and len(_KEY.findall(raw)) != keys:
+        if not has_each_key_once(raw, document):
             document = _careful(raw)
     if not isinstance(document, dict):
         raise bad_json("attempt to access JSON non-object as object")
     return document
+
+
+def has_each_key_once(raw: bytes, document: object) -> bool:
+    """Whether no key of what orjson read from `raw` occurred twice (outside of tensors' data)."""
+    # Every key has its colon, and a key that occurred twice has two. Colons inside strings only
+    # make the count too high, which costs time and not truth.
+    keys = _keys(document)
+    return raw.count(b":") == keys or len(_KEY.findall(raw)) == keys
+
+
+_HOLDS = (dict, list)
 
 
 def _keys(value: object, depth: int = 0) -> int:
@@ -63,11 +71,17 @@ def _keys(value: object, depth: int = 0) -> int:
     here early."""
     if depth > _MAX_DEPTH:
         return 0
+    count = 0
     if isinstance(value, dict):
-        return len(value) + sum(_keys(v, depth + 1) for k, v in value.items() if k != "data")
-    if isinstance(value, list):
-        return sum(_keys(v, depth + 1) for v in value if isinstance(v, dict | list))
-    return 0
+        count = len(value)
+        for key, item in value.items():
+            if isinstance(item, _HOLDS) and key != "data":
+                count += _keys(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            if isinstance(item, _HOLDS):
+                count += _keys(item, depth + 1)
+    return count
 
 
 def _careful(raw: bytes) -> Any:
@@ -149,8 +163,16 @@ def _present(record: Mapping[str, Any], key: str) -> None:
 # ---- lists to arrays --------------------------------------------------------------------
 
 
-def array_of_data(data: list[Any], dtype: DType, shape: tuple[int, ...], name: str) -> NDArray[Any]:
-    """A tensor from its `data`, nested in any way or flat.
+def array_of_data(
+    data: list[Any],
+    dtype: DType,
+    shape: tuple[int, ...],
+    name: str,
+    *,
+    may_have_bools: bool = True,
+) -> NDArray[Any]:
+    """A tensor from its `data`, nested in any way or flat. `may_have_bools` says whether a true or
+    a false can be in it, which takes a look at each value.
 
     Raises:
         InvalidRequest: the dtype has no JSON form, a value is of another type or out of the dtype's
@@ -163,7 +185,11 @@ def array_of_data(data: list[Any], dtype: DType, shape: tuple[int, ...], name: s
             f"for input {name}",
             reason="dtype_without_json",
         )
-    flat = _flattened(data)
+    if not may_have_bools:
+        array = plain_array(data, dtype, math.prod(shape))
+        if array is not None:
+            return array.reshape(shape)
+    flat, types = _flattened(data)
     if len(flat) != math.prod(shape):
         raise InvalidRequest(
             "Unable to parse 'data': Shape does not match true shape of 'data' field: input "
@@ -172,18 +198,32 @@ def array_of_data(data: list[Any], dtype: DType, shape: tuple[int, ...], name: s
         )
     if not flat:
         return np.empty(shape, numpy_dtype(dtype))
-    array = flat_array(flat, set(map(type, flat)), dtype)
+    array = flat_array(flat, types, dtype)
     if array is None:
         raise _first_wrong(flat, dtype, name)
     return array.reshape(shape)
 
 
-def _flattened(data: list[Any]) -> list[Any]:
+def plain_array(data: list[Any], dtype: DType, count: int) -> NDArray[Any] | None:
+    """`data` as a flat array of `count` numbers, or None where it needs a closer look. True and
+    false pass for 1 and 0: only for lists without them."""
+    level = data
+    depth = 1
+    while level and type(level[0]) is list:
+        if depth >= MAX_NESTING - 1 or set(map(type, level)) != {list}:
+            return None
+        level = level[0] if len(level) == 1 else list(chain.from_iterable(level))
+        depth += 1
+    return packed(level, dtype) if len(level) == count else None
+
+
+def _flattened(data: list[Any]) -> tuple[list[Any], set[type]]:
+    """The values, and the types that they have."""
     level = data
     for _ in range(MAX_NESTING - 1):
         types = set(map(type, level))
         if list not in types:
-            return level
+            return level, types
         if types == {list}:
             level = list(chain.from_iterable(level))
         else:  # lists beside values: one level of lists opens, the values stay where they are

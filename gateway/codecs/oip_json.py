@@ -16,6 +16,7 @@ from typing import Any
 import orjson
 from numpy.typing import NDArray
 
+from gateway.codecs.json_text import has_words
 from gateway.codecs.oip_data import (
     array_of_data,
     bad_json,
@@ -93,7 +94,7 @@ def decode_infer(
         checked_header_length(str(header_length), len(body))
     if header_length == 0:
         return _raw_request(body, signature)
-    document, tail = _parts(body, header_length, aligned)
+    document, tail, may_have_bools = _parts(body, header_length, aligned)
     parameters = _parameters(document)
     refuse_reserved(parameters)
     binary_output = False
@@ -101,7 +102,7 @@ def decode_infer(
         binary_output = boolean(parameters.pop("binary_data_output"), "binary_data_output")
     inputs: dict[str, NDArray[Any]] = {}
     for record in records_of(document, "inputs"):
-        name, array = _tensor(record, tail)
+        name, array = _tensor(record, tail, may_have_bools)
         if name in inputs:
             raise bad_json(f"input '{name}' already exists in request")
         inputs[name] = array
@@ -145,11 +146,14 @@ class _Tail:
             )
 
 
-def _parts(body: bytes, header_length: int | None, aligned: bool) -> tuple[dict[str, Any], _Tail]:
+def _parts(
+    body: bytes, header_length: int | None, aligned: bool
+) -> tuple[dict[str, Any], _Tail, bool]:
+    """The document, what is behind it, and whether there may be a true or a false in it."""
     view = memoryview(body)
     size = len(body) if header_length is None else header_length
-    json_part: bytes | memoryview = body if size == len(body) else view[:size]
-    return parse_document(json_part), _Tail(view[size:], aligned)
+    json_part = body if size == len(body) else bytes(view[:size])
+    return parse_document(json_part), _Tail(view[size:], aligned), has_words(json_part)
 
 
 def _id(document: Mapping[str, Any]) -> str:
@@ -179,7 +183,9 @@ def _checked_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
     return parameters
 
 
-def _tensor(record: Mapping[str, Any], tail: _Tail) -> tuple[str, NDArray[Any]]:
+def _tensor(
+    record: Mapping[str, Any], tail: _Tail, may_have_bools: bool
+) -> tuple[str, NDArray[Any]]:
     """One tensor of a request or an answer, from its list or from the bytes behind the JSON."""
     parameters = _parameters(record)
     given = [
@@ -199,7 +205,8 @@ def _tensor(record: Mapping[str, Any], tail: _Tail) -> tuple[str, NDArray[Any]]:
     sizes = [unsigned(size, "shape") for size in list_of(record, "shape")]
     shape = checked_shape(sizes, name)
     if "data" in record:
-        return name, array_of_data(list_of(record, "data"), dtype, shape, name)
+        data = list_of(record, "data")
+        return name, array_of_data(data, dtype, shape, name, may_have_bools=may_have_bools)
     size = unsigned(parameters["binary_data_size"], "binary_data_size")
     return name, array_of(tail.take(size, name), dtype, shape, name, aligned=tail.aligned)
 
@@ -377,8 +384,10 @@ def decode_answer(
     Raises:
         InvalidRequest: it is no such answer (`bad_json`, `bad_shape`, `bad_tensor`, `bad_dtype`).
     """
-    document, tail = _parts(body, header_length, aligned)
-    outputs = dict(_tensor(record, tail) for record in records_of(document, "outputs"))
+    document, tail, may_have_bools = _parts(body, header_length, aligned)
+    outputs = dict(
+        _tensor(record, tail, may_have_bools) for record in records_of(document, "outputs")
+    )
     tail.finish()
     version = document.get("model_version", "")
     return OipAnswer(

@@ -23,6 +23,8 @@ MAX_DEPTH = 100
 VARINT, FIXED64, BYTES, START, END, FIXED32 = range(6)
 """Wire types."""
 
+_REASON = "bad_message"
+
 
 def varint(value: int) -> bytes:
     """`value` (0 to 2^64 - 1) as a varint."""
@@ -51,6 +53,11 @@ def text(value: memoryview, field: str) -> str:
         raise bad(f"{field} is not UTF-8") from error
 
 
+class Cut(InvalidRequest):
+    """The message ends within a number. An error where it is whole; where it comes in pieces
+    (proto_feed), a reason to wait for the next."""
+
+
 class Walk:
     """Steps through messages, counting fields over the whole request."""
 
@@ -67,12 +74,12 @@ class Walk:
         at, size = 0, len(view)
         while at < size:
             start = at
-            number, wire, at = self._tag(view, at, in_group=False)
+            number, wire, at = self.tag(view, at, in_group=False)
             value: int | memoryview | None = None
             if wire == VARINT:
-                value, at = _read_varint(view, at)
+                value, at = read_varint(view, at)
             elif wire == BYTES:
-                length, at = _read_varint(view, at)
+                length, at = read_varint(view, at)
                 if length > size - at:
                     raise bad(f"field {number} claims {length} bytes and has {size - at}")
                 value = view[at : at + length]
@@ -81,42 +88,62 @@ class Walk:
                 at = self._skip(view, at, number, wire)
             yield number, wire, start, at, value
 
-    def _tag(self, view: memoryview, at: int, *, in_group: bool) -> tuple[int, int, int]:
+    def tag(self, view: memoryview | bytes, at: int, *, in_group: bool) -> tuple[int, int, int]:
+        """(number, wire type, where its value begins) of the field at `at`, counted as one."""
         self._left -= 1
         if self._left < 0:
             raise bad(f"it has more than {self._limit} fields outside of its tensors")
-        tag, at = _read_varint(view, at, bits=32)
+        tag, at = read_varint(view, at, bits=32)
         # Inside of unknown groups upb steps over the illegal field number 0, so we do, too.
         if (tag >> 3 == 0 and not in_group) or tag & 7 > FIXED32:
             raise bad(f"there is no field with tag {tag}")
         return tag >> 3, tag & 7, at
+
+    def uncount(self) -> None:
+        """The last tag was cut off, and will be read again."""
+        self._left += 1
 
     def _skip(self, view: memoryview, at: int, number: int, wire: int) -> int:
         """Step over a fixed-size field, or over a group with everything in it."""
         open_groups: list[int] = []
         while True:
             if wire == VARINT:
-                _, at = _read_varint(view, at)
+                _, at = read_varint(view, at)
             elif wire == BYTES:
-                length, at = _read_varint(view, at)
+                length, at = read_varint(view, at)
                 at += length
-            elif wire == START:
-                open_groups.append(number)
-                if len(open_groups) > MAX_DEPTH:
-                    raise bad(f"its groups are nested deeper than {MAX_DEPTH}")
-            elif wire == END:
-                if not open_groups or open_groups.pop() != number:
-                    raise bad(f"group {number} ends where it has not begun")
+            elif wire in (START, END):
+                turn_group(open_groups, number, wire)
             else:
                 at += 8 if wire == FIXED64 else 4
             if at > len(view):
                 raise bad(f"field {number} ends behind the end of the message")
             if not open_groups:
                 return at
-            number, wire, at = self._tag(view, at, in_group=True)
+            number, wire, at = self.tag(view, at, in_group=True)
 
 
-def _read_varint(view: memoryview, at: int, bits: int = 64) -> tuple[int, int]:
+def turn_group(open_groups: list[int], number: int, wire: int) -> None:
+    """Enter or leave an unknown group.
+
+    Raises:
+        InvalidRequest: it is too deep, or ends where it has not begun.
+    """
+    if wire == START:
+        open_groups.append(number)
+        if len(open_groups) > MAX_DEPTH:
+            raise bad(f"its groups are nested deeper than {MAX_DEPTH}")
+    elif not open_groups or open_groups.pop() != number:
+        raise bad(f"group {number} ends where it has not begun")
+
+
+def read_varint(view: memoryview | bytes, at: int, bits: int = 64) -> tuple[int, int]:
+    """The number at `at`, and where it ends.
+
+    Raises:
+        Cut: the bytes end before it does.
+        InvalidRequest: it is too long.
+    """
     value = shift = 0
     try:
         while True:
@@ -129,7 +156,9 @@ def _read_varint(view: memoryview, at: int, bits: int = 64) -> tuple[int, int]:
             if shift >= bits:
                 raise bad("a number in it has too many bytes")
     except IndexError:
-        raise bad("it ends within a number; the message was cut off") from None
+        raise Cut(
+            _words("it ends within a number; the message was cut off"), reason=_REASON
+        ) from None
     if bits == 64:
         return value & 0xFFFF_FFFF_FFFF_FFFF, at
     if value >> bits:
@@ -139,4 +168,8 @@ def _read_varint(view: memoryview, at: int, bits: int = 64) -> tuple[int, int]:
 
 def bad(what: str) -> InvalidRequest:
     """The error for a body that is no message."""
-    return InvalidRequest(f"The request is no valid protobuf message: {what}", reason="bad_message")
+    return InvalidRequest(_words(what), reason=_REASON)
+
+
+def _words(what: str) -> str:
+    return f"The request is no valid protobuf message: {what}"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from gateway.codecs.json_arrays import join_records, join_values, tensor
 from gateway.codecs.json_examples import example_of
-from gateway.codecs.json_text import echo, is_b64, parse_object
+from gateway.codecs.json_text import echo, has_words, is_b64, parse_object
 from gateway.codecs.json_write import columns_text, float32_text, rows_text, string_text
 from gateway.codecs.pb import tfs_pb2
 from gateway.domain.errors import InvalidRequest
@@ -74,7 +74,8 @@ def decode_predict(body: bytes, signatures: Mapping[str, Signature]) -> PredictC
                 "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to "
                 "exist ",
             )
-        return PredictCall(name, _instances(document, specs), row_form=True)
+        arrays = _instances(document, specs, may_have_bools=has_words(body))
+        return PredictCall(name, arrays, row_form=True)
     if "inputs" in document:
         return PredictCall(name, _inputs(document["inputs"], specs), row_form=False)
     raise InvalidRequest("Missing 'inputs' or 'instances' key", reason="bad_json")
@@ -90,7 +91,7 @@ def _signature_name(document: dict[str, Any]) -> str:
 
 
 def _instances(
-    document: dict[str, Any], specs: Mapping[str, TensorSpec]
+    document: dict[str, Any], specs: Mapping[str, TensorSpec], *, may_have_bools: bool
 ) -> dict[str, NDArray[Any]]:
     rows = document["instances"]
     if not isinstance(rows, list):
@@ -106,7 +107,7 @@ def _instances(
             reason="unknown_input",
         )
     [(alias, spec)] = specs.items()
-    return {alias: join_values(rows, spec)}
+    return {alias: join_values(rows, spec, may_have_bools=may_have_bools)}
 
 
 def _inputs(value: object, specs: Mapping[str, TensorSpec]) -> dict[str, NDArray[Any]]:

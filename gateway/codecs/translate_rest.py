@@ -77,6 +77,29 @@ def outputs_of(body: bytes, signature: Signature) -> dict[str, NDArray[Any]]:
     return {name: _array(value[name], spec) for name, spec in specs.items() if name in value}
 
 
+def answer_of(body: bytes, signature: Signature) -> dict[str, NDArray[Any]]:
+    """The outputs in an answer to a request in either form; rows become columns.
+
+    Raises:
+        InvalidRequest: no such answer, or a value contradicts the signature.
+        Unimplemented: a dtype has no JSON form here.
+    """
+    rows = parse_object(body).get("predictions")
+    if not isinstance(rows, list):
+        return outputs_of(body, signature)
+    specs = signature.outputs
+    if len(specs) == 1:
+        [(name, spec)] = specs.items()
+        return {name: _array(rows, spec)}
+    if not all(isinstance(row, dict) and row.keys() == rows[0].keys() for row in rows):
+        raise InvalidRequest("the rows of 'predictions' are not alike", reason="bad_json")
+    return {
+        name: _array([row[name] for row in rows], spec)
+        for name, spec in specs.items()
+        if rows and name in rows[0]
+    }
+
+
 def _array(value: object, spec: TensorSpec) -> NDArray[Any]:
     array = tensor(value, spec.dtype)
     known = spec.shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -18,11 +18,13 @@ from gateway.control.bodies import expected_generation, flag, integer, read
 from gateway.control.guard import guard
 from gateway.control.openapi import document
 from gateway.control.operations import OPERATIONS, STREAM, TEXT
-from gateway.control.schema import DeployRequest, ScaleRequest
+from gateway.control.schema import DeployRequest, RolloutRequest, ScaleRequest
 from gateway.control.service import ModelsService
 from gateway.control.stream import EventStreams, ReaderGone, StreamOut, StreamSettings, begin
 from gateway.domain.errors import GatewayError, InvalidRequest, Unavailable
+from gateway.domain.gateways import Role
 from gateway.domain.names import INT64_MAX
+from gateway.telemetry.traffic import ModelTraffic
 
 MAX_EVENTS = 10_000
 """Events of one answer at most: as many as the store keeps."""
@@ -54,6 +56,20 @@ def no_metrics() -> bytes:
     return b""
 
 
+Counts = tuple[Sequence[float], Sequence[ModelTraffic]]
+"""As telemetry's Metrics.traffic."""
+
+
+def no_traffic() -> Counts:
+    """Where nothing counts."""
+    return (), ()
+
+
+def no_role() -> Role | None:
+    """Where there is one gateway only."""
+    return None
+
+
 class ControlApi:
     """REST, JSON and server-sent events over a ModelsService."""
 
@@ -63,13 +79,18 @@ class ControlApi:
         *,
         addresses: Callable[[], Mapping[str, str]] = dict,
         metrics: Callable[[], bytes | Awaitable[bytes]] = no_metrics,
+        traffic: Callable[[], Counts] = no_traffic,
+        role: Callable[[], Role | None] = no_role,
         settings: ControlSettings | None = None,
     ) -> None:
         """`addresses` gives the `http`, `grpc` and `control` that health tells; `metrics` renders
-        the Prometheus text."""
+        the Prometheus text, and `traffic` tells the same of requests; `role` is what this gateway
+        is among several."""
         self._service = service
         self._addresses = addresses
         self._metrics = metrics
+        self._traffic = traffic
+        self._role = role
         self._settings = settings or ControlSettings()
         self._streams = EventStreams(service.events, self._settings.streams)
         self._document = document()
@@ -176,6 +197,11 @@ class ControlApi:
         """GET /api/v1/models/NAME/rollouts"""
         return answer(schema.RolloutItems(await self._service.rollouts(_name(request))))
 
+    async def order_rollout(self, request: web.Request) -> web.Response:
+        """POST /api/v1/models/NAME/rollout"""
+        wanted = await read(request, RolloutRequest)
+        return answer(await self._service.order_rollout(_name(request), wanted))
+
     async def list_versions(self, request: web.Request) -> web.Response:
         """GET /api/v1/versions"""
         return answer(schema.VersionItems(await self._service.versions(_filter(request))))
@@ -239,7 +265,16 @@ class ControlApi:
         """GET /api/v1/health"""
         known = self._addresses()
         addresses = schema.Addresses(known.get("http"), known.get("grpc"), known.get("control"))
-        return answer(schema.Health("ok", __version__, os.getpid(), addresses))
+        role = self._role()
+        leadership = None if role is None else views.leadership(role)
+        return answer(schema.Health("ok", __version__, os.getpid(), addresses, leadership))
+
+    async def traffic(self, request: web.Request) -> web.Response:
+        """GET /api/v1/traffic"""
+        name = _filter(request)
+        bounds_s, models = self._traffic()
+        items = [views.traffic(m) for m in models if name in (None, m.model)]
+        return answer(schema.Traffic(asyncio.get_running_loop().time(), list(bounds_s), items))
 
     async def openapi(self, request: web.Request) -> web.Response:
         """GET /api/v1/openapi.json"""

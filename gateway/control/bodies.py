@@ -11,9 +11,8 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from gateway.control.deploy import NOT_OFFERED, field_name
-from gateway.control.schema import DeployRequest
-from gateway.domain.errors import InvalidRequest, Unimplemented
+from gateway.control.naming import field_name
+from gateway.domain.errors import InvalidRequest
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -94,8 +93,6 @@ def _check_keys(value: Mapping[str, Any], kind: type[msgspec.Struct]) -> None:
     for key in value:
         if key in known:
             continue
-        if kind is DeployRequest and key in NOT_OFFERED:
-            raise Unimplemented(NOT_OFFERED[key], reason=f"{key}_not_offered")
         near = difflib.get_close_matches(key[:64], known, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise InvalidRequest(

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from msgspec import UNSET, UnsetType
 
+from gateway.control.canary import canary_plan, canary_request
+from gateway.control.given import given
+from gateway.control.naming import refuse
 from gateway.control.quantities import parse_policy, parse_size, policy_text
+from gateway.control.scaling import planned, scaling_request
 from gateway.control.schema import DeployRequest
+from gateway.core.hedge import share_of
 from gateway.domain.errors import InvalidRequest, Unimplemented
 from gateway.domain.models import PROTOCOLS, Backend, Batching, ModelSpec, Resources
 from gateway.domain.names import INT64_MAX, check_label, check_model_name
-
-T = TypeVar("T")
 
 SCHEMES = ("s3", "gs", "az", "file")
 RESERVED_LABELS = ("stable", "canary")
@@ -30,14 +33,6 @@ MAX_TEXT = 4096
 """Characters of a URI, a command's argument or a hook: the longest path that Linux takes."""
 MAX_ARGUMENTS = 256
 MAX_LABELS = 100
-
-_NO_FLAG = ("labels", "timeout_s", "in_flight_limit", "require_manifest", "generation")
-
-NOT_OFFERED: Mapping[str, str] = {
-    "canary": "Canary rollouts (--canary) are not offered yet: every new version goes live as soon "
-    "as it is ready on all replicas. Leave `canary` out.",
-}
-"""Keys that the design knows and this gateway does not offer, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,41 +46,20 @@ class DeployLimits:
     max_gpus: int = 64
     """GPUs of one replica at most; no machine has more."""
 
+    check: Callable[[ModelSpec], None] = lambda spec: None
+    """Refuses what the scheduler could not run; raises InvalidRequest."""
+
+    offers_groups: bool = False
+    """Whether the scheduler keeps a canary's replicas apart from the model's own. To be said by
+    whoever does: another one would take them for the model's only ones."""
+
     offers_images: bool = False
     """Whether the scheduler runs container images. The local one runs programs."""
 
-
-def field_name(field: str) -> str:
-    """`replicas (--replicas)`: the field, and the flag where the CLI has one."""
-    key = field.partition(".")[0].partition("[")[0]
-    if key in _NO_FLAG or key not in DeployRequest.__struct_fields__:
-        return field
-    return f"{field} (--{key.replace('_', '-')})"
-
-
-def refuse(field: str, words: str, reason: str | None = None) -> InvalidRequest:
-    """The error for a field's value; `words` go on after its name."""
-    return InvalidRequest(f"{field_name(field)} {words}", reason=reason or f"bad_{field}")
-
-
-def check_replicas(count: int, limits: DeployLimits, field: str = "replicas") -> int:
-    """Return `count` if a model may have as many replicas.
-
-    Raises:
-        InvalidRequest: it is negative or over the limit (`bad_replicas`).
-        Unimplemented: it is zero (`scale_to_zero`).
-    """
-    if count == 0:
-        raise Unimplemented(
-            f"{field_name(field)} 0 is not offered yet: a model without replicas would only refuse "
-            "its callers. Ask for at least 1, or delete the model.",
-            reason="scale_to_zero",
-        )
-    if not 1 <= count <= limits.max_replicas:
-        raise refuse(
-            field, f"must be from 1 to {limits.max_replicas}; got {count}.", "bad_replicas"
-        )
-    return count
+    @property
+    def max_canary_replicas(self) -> int:
+        """Replicas of a canary's own at most."""
+        return self.max_replicas if self.offers_groups else 0
 
 
 def check_source(uri: str) -> str:
@@ -155,14 +129,17 @@ def apply(
             "apart. Leave it out.",
             reason="tenants_not_offered",
         )
+    batching = _batching(request, old.batching)
+    replicas, scaling = planned(request, old, batching, limits.max_replicas)
     spec = replace(
         old,
         source=old.source if request.source is UNSET else check_source(request.source),
-        replicas=_replicas(request, old.replicas, limits),
+        replicas=replicas,
+        scaling=scaling,
         policy=old.policy if request.versions is UNSET else parse_policy(request.versions),
         labels=old.labels if request.labels is UNSET else _labels(request.labels),
         resources=_resources(request, old.resources, limits),
-        batching=_batching(request, old.batching),
+        batching=batching,
         image=image,
         command=_command(request.command, old.command),
         before=_text("before", request.before, old.before),
@@ -171,8 +148,10 @@ def apply(
         in_flight_limit=_between(
             "in_flight_limit", request.in_flight_limit, old.in_flight_limit, 1, 1_000_000
         ),
-        require_manifest=_given(request.require_manifest, old.require_manifest),
+        hedge=_hedge(request.hedge, old.hedge),
+        require_manifest=given(request.require_manifest, old.require_manifest),
         speaks=parse_speaks(request.speaks, old.speaks),
+        canary=canary_plan(request, old.canary, limits.max_canary_replicas),
     )
     if isinstance(request.backend, str):
         spec = replace(spec, backend=parse_backend(request.backend))
@@ -213,9 +192,7 @@ def request_of(spec: ModelSpec) -> dict[str, Any]:
     return {
         "source": spec.source,
         "backend": spec.backend.value,
-        "replicas": spec.replicas,
-        "min_replicas": None,
-        "max_replicas": None,
+        **scaling_request(spec),
         "versions": policy_text(spec.policy),
         "labels": dict(spec.labels),
         "gpus": spec.resources.gpus,
@@ -230,14 +207,19 @@ def request_of(spec: ModelSpec) -> dict[str, Any]:
         "batch_delay_ms": round(spec.batching.delay_s * 1000, 6),
         "timeout_s": spec.timeout_s,
         "in_flight_limit": spec.in_flight_limit,
+        "hedge": spec.hedge or "off",
         "require_manifest": spec.require_manifest,
         "speaks": list(spec.speaks),
+        **canary_request(spec.canary),
         "tenant": spec.tenant,
     }
 
 
-def _given(value: T | UnsetType, otherwise: T) -> T:
-    return otherwise if isinstance(value, UnsetType) else value
+def _hedge(value: str | UnsetType, otherwise: str) -> str:
+    """Raises InvalidRequest (`bad_hedge`)."""
+    if isinstance(value, UnsetType):
+        return otherwise
+    return value if share_of(value) else ""
 
 
 N = TypeVar("N", int, float)
@@ -259,33 +241,6 @@ def _text(field: str, value: str | UnsetType | None, otherwise: str | None) -> s
     if len(value) > MAX_TEXT or "\0" in value:
         raise refuse(field, f"must have at most {MAX_TEXT} characters and no NUL.")
     return value
-
-
-def _replicas(request: DeployRequest, otherwise: int, limits: DeployLimits) -> int:
-    least = request.min_replicas if isinstance(request.min_replicas, int) else None
-    most = request.max_replicas if isinstance(request.max_replicas, int) else None
-    asked = _given(request.replicas, None)
-    if least is None and most is None:
-        return otherwise if asked is None else check_replicas(asked, limits)
-    for field, value in (("min_replicas", least), ("max_replicas", most)):
-        if value is not None and not 0 <= value <= limits.max_replicas:
-            words = f"must be from 0 to {limits.max_replicas}; got {value}."
-            raise refuse(field, words, "bad_replicas")
-    if asked is not None:
-        raise refuse(
-            "replicas",
-            "and min_replicas/max_replicas exclude each other: give one.",
-            "bad_replicas",
-        )
-    if least is not None and most is not None and least > most:
-        raise refuse("min_replicas", f"{least} is above max_replicas {most}.", "bad_replicas")
-    if least is None or most is None or least != most:
-        raise Unimplemented(
-            "Autoscaling between min_replicas (--min-replicas) and max_replicas (--max-replicas) "
-            "is not offered yet. Give replicas (--replicas), or both with the same number.",
-            reason="autoscaling_not_offered",
-        )
-    return check_replicas(least, limits, "min_replicas")
 
 
 def parse_speaks(
@@ -323,13 +278,13 @@ def _labels(labels: Mapping[str, int]) -> dict[str, int]:
 
 
 def _resources(request: DeployRequest, old: Resources, limits: DeployLimits) -> Resources:
-    cpus = _given(request.cpu, old.cpus)
+    cpus = given(request.cpu, old.cpus)
     if cpus is not None and not (math.isfinite(cpus) and 0.001 <= cpus <= 4096):
         raise refuse("cpu", f"must be from 0.001 to 4096 cores; got {cpus}.")
     memory = old.memory_bytes
     if not isinstance(request.memory, UnsetType):
-        given = request.memory
-        memory = None if given is None else parse_size(given, "memory", "--memory")
+        asked = request.memory
+        memory = None if asked is None else parse_size(asked, "memory", "--memory")
     gpus = _between("gpus", request.gpus, old.gpus, 0, limits.max_gpus)
     gpu_type = _text("gpu_type", request.gpu_type, old.gpu_type)
     if gpu_type and not gpus:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,11 +56,49 @@ class EventLog:
         Raises:
             Unavailable: the store cannot take it; nobody has seen it then.
         """
+        return await self._keep(self._store, Event(type, model, message, fields))
+
+    def through(self, store: Store) -> Callable[..., Awaitable[Event]]:
+        """`emit` for one who may write through another door of the same store only (ports.Board's
+        `fenced`)."""
+
+        async def emit(type: str, model: str, message: str, **fields: Any) -> Event:
+            return await self._keep(store, Event(type, model, message, fields))
+
+        return emit
+
+    async def _keep(self, store: Store, event: Event) -> Event:
         async with self._lock:  # so that the memory grows in the order of the numbers
-            kept = await self._store.append(Event(type, model, message, fields))
-            self._recent.append(kept)
+            kept = await store.append(event)
+            if self._recent and self._recent[-1].seq < kept.seq - 1:
+                await self._read_on(kept.seq)  # another gateway, or a caller that was cancelled
+            else:
+                self._recent.append(kept)
         self.wake()
         return kept
+
+    async def catch_up(self, newest: int) -> None:
+        """Show what other gateways have stored, up to this number.
+
+        Raises:
+            Unavailable: the store does not answer.
+        """
+        async with self._lock:
+            if self._recent and newest <= self._recent[-1].seq:
+                return
+            if newest:
+                await self._read_on(newest)
+        self.wake()
+
+    async def _read_on(self, newest: int) -> None:
+        if not self._recent:
+            self._recent.extend(await self._store.events(limit=1))
+        while self._recent and self._recent[-1].seq < newest:
+            last = self._recent[-1].seq
+            later = await self._store.events(after=last, limit=self._settings.page)
+            if not later:
+                return
+            self._recent.extend(later)
 
     async def events(
         self, *, after: int = 0, model: str | None = None, limit: int = 1000

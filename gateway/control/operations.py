@@ -67,14 +67,14 @@ class Operation:
 _UNKNOWN = {404: "model_unknown"}
 _SOURCE_ERRORS = {
     400: "bad_json bad_body unknown_key bad_model_name bad_source bad_backend bad_replicas "
-    "bad_versions bad_size bad_label bad_command bad_speaks custom_needs_program source_empty "
-    "version_not_in_source manifest_missing backend_unknown backend_mismatch bad_if_match",
+    "bad_target bad_idle_s bad_versions bad_size bad_canary bad_shadow bad_label bad_command "
+    "bad_speaks custom_needs_program source_empty version_not_in_source manifest_missing "
+    "backend_unknown backend_mismatch bad_if_match",
     403: "source_denied, or cross_origin",
     404: "source_not_found",
-    409: "stale_generation backend_conflict",
+    409: "stale_generation backend_conflict rollout_in_progress",
     413: "too_large",
-    501: "canary_not_offered autoscaling_not_offered scale_to_zero images_not_offered "
-    "tenants_not_offered",
+    501: "images_not_offered tenants_not_offered canary_replicas_not_offered",
     503: "source_unreachable store_locked store_full",
 }
 _V1 = "/api/v1"
@@ -123,15 +123,14 @@ OPERATIONS: tuple[Operation, ...] = (
         f"{_V1}/models/{{name}}:scale",
         "Ask for another number of replicas",
         {200: schema.Model},
-        "Works while the source is down.",
+        "Works while the source is down. Not where requests decide (max_replicas).",
         (NAME, IF_MATCH),
         schema.ScaleRequest,
         {"replicas": 3},
         {
             400: "bad_json bad_body unknown_key bad_replicas bad_if_match",
             **_UNKNOWN,
-            409: "stale_generation",
-            501: "scale_to_zero",
+            409: "stale_generation autoscaled",
         },
     ),
     Operation(
@@ -200,6 +199,25 @@ OPERATIONS: tuple[Operation, ...] = (
         errors={**_UNKNOWN, 503: "version_loading no_selectable_replica"},
     ),
     Operation(
+        "order_rollout",
+        "POST",
+        f"{_V1}/models/{{name}}/rollout",
+        "Start, steer or undo its rollout",
+        {200: schema.Rollout},
+        "Answers once it is stored; the traffic follows within a second. `can` of the rollout says "
+        "what it takes now.",
+        (NAME,),
+        schema.RolloutRequest,
+        {"action": "pause"},
+        {
+            400: "bad_json bad_body unknown_key bad_action bad_version no_rollout wrong_phase "
+            "no_canary_steps no_live_version nothing_newer nothing_to_undo version_gone",
+            **_UNKNOWN,
+            409: "rollout_in_progress",
+            503: "starting store_locked store_full",
+        },
+    ),
+    Operation(
         "list_versions",
         "GET",
         f"{_V1}/versions",
@@ -250,6 +268,16 @@ OPERATIONS: tuple[Operation, ...] = (
             },
         ),
         errors={400: "bad_query", 429: "too_many_streams"},
+    ),
+    Operation(
+        "traffic",
+        "GET",
+        f"{_V1}/traffic",
+        "Requests, errors and latencies by model and version",
+        {200: schema.Traffic},
+        "Counts since the gateway started, summed over its processes; those of a worker are up to "
+        "half a second old. Two answers, subtracted, give rates and percentiles.",
+        (MODEL,),
     ),
     Operation(
         "openapi",

@@ -12,19 +12,18 @@ from typing import Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from gateway.control.rollout_schema import Agreement as Agreement
+from gateway.control.rollout_schema import OutputAgreement as OutputAgreement
+from gateway.control.rollout_schema import Rollout as Rollout
+from gateway.control.rollout_schema import RolloutRequest as RolloutRequest
+from gateway.control.rollout_schema import RolloutSide as RolloutSide
+from gateway.control.schema_fields import Moment, Name
+from gateway.control.schema_fields import doc as _doc
+from gateway.control.traffic_schema import ModelTraffic as ModelTraffic
+from gateway.control.traffic_schema import Traffic as Traffic
+from gateway.control.traffic_schema import VersionTraffic as VersionTraffic
 from gateway.domain.models import PROTOCOLS
 
-
-def _doc(description: str, example: Any = None, **schema: Any) -> Meta:
-    return Meta(
-        description=description,
-        examples=None if example is None else [example],
-        extra_json_schema=schema or None,
-    )
-
-
-Name = Annotated[str, _doc("A model's name.", "resnet", maxLength=128)]
-Moment = Annotated[str, _doc("RFC 3339, UTC.", "2026-11-23T09:30:00.000Z")]
 Replicas = Annotated[int, _doc("How many replicas.", 2, minimum=1, maximum=1000)]
 Source = Annotated[
     str,
@@ -61,13 +60,54 @@ class DeployRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
         ]
         | UnsetType
     ) = UNSET
-    replicas: Replicas | UnsetType = UNSET
+    replicas: (
+        Annotated[
+            int | None,
+            _doc("How many replicas, always; null: 1.", 2, minimum=1, maximum=1000),
+        ]
+        | UnsetType
+    ) = UNSET
     min_replicas: (
-        Annotated[int | None, _doc("With max_replicas, and equal to it until autoscaling exists.")]
+        Annotated[
+            int | None,
+            _doc(
+                "Fewest, where requests decide how many there are (max_replicas). 0: none while "
+                "nobody asks; the next request starts one and waits for it, by its deadline. "
+                "null: 1.",
+                0,
+                minimum=0,
+                maximum=1000,
+            ),
+        ]
         | UnsetType
     ) = UNSET
     max_replicas: (
-        Annotated[int | None, _doc("With min_replicas, and equal to it until autoscaling exists.")]
+        Annotated[
+            int | None,
+            _doc("Most; instead of `replicas`. null: a fixed number.", 4, minimum=1, maximum=1000),
+        ]
+        | UnsetType
+    ) = UNSET
+    target_in_flight: (
+        Annotated[
+            float | None,
+            _doc(
+                "Requests in flight, waiting ones included, that each replica is to have on "
+                "average. null: twice batch_size, 8 at most.",
+                8,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    idle_s: (
+        Annotated[
+            float | None,
+            _doc(
+                "Seconds without a request after which it has no replica any more, with "
+                "min_replicas 0. null: 300.",
+                300,
+            ),
+        ]
         | UnsetType
     ) = UNSET
     versions: Policy | UnsetType = UNSET
@@ -110,7 +150,18 @@ class DeployRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
         UNSET
     )
     in_flight_limit: (
-        Annotated[int, _doc("Requests at once in one worker; more get 429.", 1024, minimum=1)]
+        Annotated[int, _doc("Requests at once in one worker; more get 429.", 8192, minimum=1)]
+        | UnsetType
+    ) = UNSET
+    hedge: (
+        Annotated[
+            str,
+            _doc(
+                "`p95`: a request that takes longer than 95% of them do is sent to a second "
+                "replica, too, and the first answer wins; p50 to p99.9, or `off`.",
+                "p95",
+            ),
+        ]
         | UnsetType
     ) = UNSET
     require_manifest: (
@@ -124,6 +175,96 @@ class DeployRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
                 "caller's own is passed through, others are translated. null: all four, for "
                 "`custom` tfs-rest and tfs-grpc.",
                 ["v2-rest", "v2-grpc"],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    canary: (
+        Annotated[
+            list[float] | str | None,
+            _doc(
+                "Percents of the traffic that each later version gets in turn, before all of it; "
+                "as a list, or as text with commas. null: it goes live at once.",
+                [5, 25, 50],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    canary_samples: (
+        Annotated[
+            int | None,
+            _doc("Answers of either version that a step needs at least. null: 500.", 500),
+        ]
+        | UnsetType
+    ) = UNSET
+    canary_step_s: (
+        Annotated[float | None, _doc("Seconds that a step takes at least. null: 60.", 60)]
+        | UnsetType
+    ) = UNSET
+    canary_key: (
+        Annotated[
+            str | None,
+            _doc(
+                "Header or gRPC metadata by whose value callers keep their side. null: "
+                "x-gateway-key.",
+                "x-user-id",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    shadow: (
+        Annotated[
+            float | str | None,
+            _doc(
+                "Percent of the stable version's requests that are copied to a canary, so that its "
+                "answers can be compared; callers never get them. Needs `canary`. null: none.",
+                10,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    shadow_tolerance: (
+        Annotated[
+            float | None,
+            _doc(
+                "An element of an output differs when it is off by more than this, relative to its "
+                "size. null: 0.01.",
+                0.01,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    shadow_max_differing: (
+        Annotated[
+            float | str | None,
+            _doc(
+                "Roll back if more than this percent of the predictions differ by more than the "
+                "tolerance. null: that is shown and not judged.",
+                1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    shadow_max_flips: (
+        Annotated[
+            float | str | None,
+            _doc(
+                "Roll back if the top-1 of more than this percent of the predictions is another. "
+                "null: that is shown and not judged.",
+                1,
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    canary_replicas: (
+        Annotated[
+            int | None,
+            _doc(
+                "Replicas that are started for a new version and hold it alone until it is "
+                "promoted. 0 or null: the model's own hold both versions.",
+                1,
+                minimum=0,
+                maximum=1000,
             ),
         ]
         | UnsetType
@@ -156,14 +297,33 @@ class Model(Struct):
         str,
         _doc(
             "pending: nothing seen yet. deploying: on its way. ready: all is as asked. degraded: "
-            "answers, but not all that was asked for is there. failed: cannot answer. deleting.",
+            "answers, but not all that was asked for is there. failed: cannot answer. idle: has no "
+            "replica while nobody asks, the next request starts one. deleting.",
             "ready",
-            enum=["pending", "deploying", "ready", "degraded", "failed", "deleting"],
+            enum=["pending", "deploying", "ready", "degraded", "failed", "idle", "deleting"],
         ),
     ]
     reason: Annotated[str | None, _doc("Why it is not ready, and what to do.")]
     replicas: Annotated[int, _doc("Wanted.", 2)]
-    ready_replicas: Annotated[int, _doc("Answering.", 2)]
+    ready_replicas: Annotated[int, _doc("Answering; a canary's own do not count.", 2)]
+    min_replicas: Annotated[int | None, _doc("null: the number is fixed.", 0)]
+    max_replicas: Annotated[int | None, _doc("null: the number is fixed.", 4)]
+    in_flight: Annotated[
+        float | None,
+        _doc(
+            "On average over the last minute, where requests decide how many replicas there are.",
+            12.3,
+        ),
+    ]
+    scale_reason: Annotated[
+        str | None,
+        _doc(
+            "Why it has as many replicas as it has, where that has changed since the gateway "
+            "started.",
+            "12.3 in flight per replica over 60 s, target 8",
+        ),
+    ]
+    scaled_at: Annotated[Moment | None, _doc("When that changed last.")]
     policy: Policy
     live_version: Annotated[int | None, _doc("Answers when a caller names none.", 3)]
     versions: Annotated[list[int], _doc("AVAILABLE ones, ascending.", [3])]
@@ -220,21 +380,31 @@ class Replica(Struct):
         ),
     ]
     reason: str | None
+    standing: Annotated[
+        str,
+        _doc(
+            "What the data plane thinks of its answers; by it requests go elsewhere.",
+            "good",
+            enum=["good", "suspect", "ejected", "probation"],
+        ),
+    ]
+    standing_reason: Annotated[str | None, _doc("Why it is not good, and with how many workers.")]
     pid: int | None
     endpoint: Annotated[str | None, _doc("HTTP, host:port.", "127.0.0.1:40123")]
     grpc_endpoint: Annotated[str | None, _doc("gRPC, host:port.", "127.0.0.1:40124")]
     versions: Annotated[list[int], _doc("AVAILABLE ones, ascending.", [3])]
+    group: Annotated[
+        str,
+        _doc(
+            "stable: the model's own. canary: started for a rollout's version, which it holds "
+            "alone.",
+            "stable",
+            enum=["stable", "canary"],
+        ),
+    ]
     restarts: int
     gpus: list[str]
     started_at: Moment | None
-
-
-class Rollout(Struct):
-    """A version on its way through weight steps. None exist until canaries are offered."""
-
-    model: Name
-    version: int
-    phase: str
 
 
 class Event(Struct):
@@ -258,6 +428,17 @@ class Addresses(Struct):
     control: str | None
 
 
+class Leadership(Struct):
+    """What this gateway is among those that share its database."""
+
+    role: Annotated[str, _doc("`leader` or `follower`.", "leader")]
+    gateway: Annotated[str, _doc("Its id.", "host-1f2e3d4c")]
+    leader: Annotated[str | None, _doc("Id of the one that leads; null where none does.")]
+    leader_control: Annotated[str | None, _doc("Its control API.", "127.0.0.1:8080")]
+    since: Annotated[str | None, _doc("When it began to lead.", "2026-11-23T12:00:00.000Z")]
+    others: Annotated[int, _doc("Other gateways that were heard of lately.")]
+
+
 class Health(Struct):
     """That the control API answers, and what it is."""
 
@@ -265,6 +446,7 @@ class Health(Struct):
     version: Annotated[str, _doc("The gateway's.", "0.1.0")]
     pid: int
     addresses: Addresses
+    leadership: Annotated[Leadership | None, _doc("Null where it shares no database.")] = None
 
 
 class ErrorDetail(Struct):

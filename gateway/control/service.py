@@ -15,19 +15,22 @@ from gateway.control.deploy import (
     DeployLimits,
     apply,
     check_program,
-    check_replicas,
     with_protocols,
 )
 from gateway.control.events import EventLog
 from gateway.control.looking import LookSettings, SourceLook
 from gateway.control.reload import Reload
-from gateway.control.schema import DeployRequest
-from gateway.domain.errors import Conflict, NotFound, Unavailable
+from gateway.control.scaling import check_replicas, refuse_fixed, replicas_words
+from gateway.control.schema import DeployRequest, RolloutRequest
+from gateway.domain.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from gateway.domain.models import ModelRecord, ModelSpec
 from gateway.domain.names import Version
 from gateway.domain.observed import ModelView
+from gateway.domain.rollouts import Finding, RolloutView
 from gateway.domain.tensors import Signature
 from gateway.ports import Event, Observed, Scheduler, Signatures, Store, VersionSource
+
+ACTIONS = ("start", "pause", "resume", "promote", "abort", "undo")
 
 _ATTEMPTS = 3
 """Times that a change without a generation is tried again when another writer was a moment earlier.
@@ -114,6 +117,7 @@ class ModelsService:
         """The spec that a request means, everything checked and nothing stored."""
         before = old.spec if old else None
         spec = replace(apply(name, request, before, self._limits), managed_by=managed_by)
+        _check_rollout(spec, old)
         named = isinstance(request.backend, str)
         if before is not None and named:
             _check_backend(spec, before)
@@ -125,6 +129,7 @@ class ModelsService:
         if before is not None:
             _check_backend(spec, before)
         check_program(spec)
+        self._limits.check(spec)
         return with_protocols(spec)
 
     async def keep(self, spec: ModelSpec, old: ModelRecord | None) -> Deployed:
@@ -144,7 +149,7 @@ class ModelsService:
             await self.events.emit(
                 "model.deployed",
                 name,
-                f"{spec.backend.value} model from {spec.source} with {spec.replicas} replicas",
+                f"{spec.backend.value} model from {spec.source} with {replicas_words(spec)}",
                 generation=record.generation,
                 source=spec.source,
                 backend=spec.backend.value,
@@ -152,8 +157,9 @@ class ModelsService:
             )
         else:
             changed = _changed(old.spec, spec)
-            kind = "model.scaled" if changed == ["replicas"] else "model.updated"
-            words = f"now {spec.replicas} replicas" if kind == "model.scaled" else "changed: "
+            is_scaled = not set(changed) - {"replicas", "scaling"}
+            kind = "model.scaled" if is_scaled else "model.updated"
+            words = f"now {replicas_words(spec)}" if kind == "model.scaled" else "changed: "
             await self.events.emit(
                 kind,
                 name,
@@ -167,9 +173,16 @@ class ModelsService:
     async def scale(
         self, name: str, replicas: int, expected_generation: int | None = None
     ) -> schema.Model:
-        """Ask for this many replicas of an existing model."""
-        check_replicas(replicas, self._limits)
-        await self._existing(name)
+        """Ask for this many replicas of an existing model.
+
+        Raises:
+            NotFound: no such model. InvalidRequest: a number that cannot be (`bad_replicas`).
+            Conflict: its requests decide how many there are (`autoscaled`).
+        """
+        check_replicas(replicas, self._limits.max_replicas)
+        record = await self._existing(name)
+        if record.spec.scaling is not None:
+            raise refuse_fixed(name, record.spec.scaling)
         # The name is looked up again inside; one deleted in between is then missing its source.
         deployed = await self.deploy(name, DeployRequest(replicas=replicas), expected_generation)
         return deployed.model
@@ -239,6 +252,13 @@ class ModelsService:
                 reason="version_loading",
                 retry_after_s=1.0,
             )
+        if view is not None and view.is_idle:
+            raise Unavailable(
+                f"Model {name!r} has no replica while nobody asks, and only its replicas know what "
+                f"it takes. `gateway snippet {name}` and any request start one; then ask again.",
+                reason="no_selectable_replica",
+                retry_after_s=5.0,
+            )
         return live, await self._signatures.of(name, live, record.spec.speaks)
 
     async def versions(self, name: str | None = None) -> list[schema.ModelVersion]:
@@ -258,9 +278,38 @@ class ModelsService:
         ]
 
     async def rollouts(self, name: str | None = None) -> list[schema.Rollout]:
-        """None yet; NotFound for an unknown model all the same."""
-        await self._views(name)
-        return []
+        """The newest rollout of one model (NotFound if there is none), or of all."""
+        return [
+            views.rollout(view.name, view.rollout)
+            for _, view in await self._views(name)
+            if view.rollout is not None
+        ]
+
+    async def order_rollout(self, name: str, request: RolloutRequest) -> schema.Rollout:
+        """Start, steer or undo a rollout.
+
+        Raises:
+            NotFound: no such model. InvalidRequest: no such action (`bad_action`).
+            Conflict, FailedPrecondition, InvalidRequest: see core/rollout.py.
+        """
+        if request.action not in ACTIONS:
+            raise InvalidRequest(
+                f"action must be one of {', '.join(ACTIONS)}; got {request.action[:40]!r}.",
+                reason="bad_action",
+            )
+        version = request.version if isinstance(request.version, int) else None
+        if version is not None and request.action != "start":
+            raise InvalidRequest(
+                f"version is for `start`; {request.action} is of the rollout that there is.",
+                reason="bad_version",
+            )
+        await self._existing(name)
+        ordered = await self._observed.order(name, request.action, version)
+        view = self._observed.view(name)
+        known = view.rollout if view is not None else None
+        if known is None or known.rollout.version != ordered.version:
+            return views.rollout(name, RolloutView(ordered, Finding()))
+        return views.rollout(name, dataclasses.replace(known, rollout=ordered))
 
     async def log_sources(self, name: str, replica: str | None) -> list[str]:
         """The replicas whose output is meant: the one that is named, or all of the model's.
@@ -272,7 +321,8 @@ class ModelsService:
             await self._existing(name)
             return [r.id for r in self._scheduler.replicas() if r.model == name]
         # Also one that has stopped, and one whose model was deleted: logs outlive both.
-        if replica.rpartition("-")[0] != name:
+        models = {r.id: r.model for r in self._scheduler.replicas()}
+        if models.get(replica, replica.rpartition("-")[0]) != name:
             raise NotFound(
                 f"Model {name!r} has no replica {replica!r}. `gateway get replicas {name}` lists "
                 "them.",
@@ -339,6 +389,18 @@ def _check_generation(name: str, old: ModelRecord | None, expected: int | None) 
             f"Model {name!r} has changed since it was read: it is at generation {found}, not "
             f"{expected}. Read it again and repeat the change.",
             reason="stale_generation",
+        )
+
+
+def _check_rollout(spec: ModelSpec, old: ModelRecord | None) -> None:
+    """Refuse to take the steps from under a rollout: its version would go live at once."""
+    rollout = old.rollout if old is not None else None
+    if spec.canary is None and rollout is not None and not rollout.is_over:
+        raise Conflict(
+            f"canary (--canary) cannot be taken away while version {rollout.version} of "
+            f"{spec.name} is being rolled out. First `gateway rollout promote {spec.name}` or "
+            f"`gateway rollout abort {spec.name}`.",
+            reason="rollout_in_progress",
         )
 
 

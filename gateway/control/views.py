@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from gateway.control import schema
 from gateway.control.deploy import request_of
 from gateway.control.quantities import policy_text
+from gateway.core.rollout import possible
+from gateway.domain.agreement import Agreement
+from gateway.domain.gateways import Role
 from gateway.domain.models import ModelRecord, VersionState
+from gateway.domain.names import Version
 from gateway.domain.observed import ModelView, ReplicaView, VersionView
-from gateway.domain.replicas import ReplicaState
+from gateway.domain.replicas import ReplicaStanding, ReplicaState
+from gateway.domain.rollouts import Phase, RolloutView, Side
 from gateway.ports import Event
+from gateway.telemetry.traffic import ModelTraffic
 
 _ON_THE_WAY = (VersionState.NEW, VersionState.FETCHING, VersionState.LOADING)
+
+
+_IDLE = "nobody asks; the next request starts a replica"
 
 
 def state_of(generation: int, view: ModelView | None) -> tuple[str, str]:
@@ -25,7 +35,7 @@ def state_of(generation: int, view: ModelView | None) -> tuple[str, str]:
     if view.generation < generation:
         return "deploying", "the change is being applied"
     if view.converged:
-        return "ready", ""
+        return ("idle", _IDLE) if view.is_idle else ("ready", "")
     trouble = _trouble(view)
     if any(v.state is VersionState.READY for v in view.versions):
         return ("degraded", trouble) if trouble else ("deploying", _progress(view))
@@ -58,6 +68,16 @@ def _trouble(view: ModelView) -> str:
 
 
 def _progress(view: ModelView) -> str:
+    waits = next((r.reason for r in view.replicas if _is_waiting(r)), "")
+    return _doing(view) + (f" · {waits}" if waits else "")
+
+
+def _is_waiting(one: ReplicaView) -> bool:
+    """Whether it says what it waits for before it starts: a node with a free GPU, an image."""
+    return one.state is ReplicaState.STARTING and bool(one.reason)
+
+
+def _doing(view: ModelView) -> str:
     for version in view.versions:
         if version.state in _ON_THE_WAY:
             doing = version.phase or version.state.value
@@ -77,7 +97,8 @@ def model(record: ModelRecord, view: ModelView | None, *, deleting: bool = False
     if deleting:
         state, reason = "deleting", "its replicas are finishing"
     live = record.live_version if view is None else view.live
-    labels = {"stable": live, **spec.labels} if live is not None else dict(spec.labels)
+    scale = None if view is None or spec.scaling is None else view.scale
+    labels = _labels(live, view, spec.labels)
     return schema.Model(
         name=spec.name,
         backend=spec.backend.value,
@@ -85,8 +106,13 @@ def model(record: ModelRecord, view: ModelView | None, *, deleting: bool = False
         tenant=spec.tenant,
         state=state,
         reason=reason or None,
-        replicas=0 if deleting else spec.replicas,
+        replicas=0 if deleting else spec.replicas if scale is None else scale.wanted,
         ready_replicas=_ready_replicas(view),
+        min_replicas=None if spec.scaling is None else spec.scaling.least,
+        max_replicas=None if spec.scaling is None else spec.scaling.most,
+        in_flight=None if scale is None else round(scale.in_flight, 3),
+        scale_reason=(scale.why if scale else "") or None,
+        scaled_at=(scale.at if scale else "") or None,
         policy=policy_text(spec.policy),
         live_version=live,
         versions=sorted(
@@ -103,15 +129,93 @@ def model(record: ModelRecord, view: ModelView | None, *, deleting: bool = False
     )
 
 
+def _labels(
+    live: Version | None, view: ModelView | None, own: Mapping[str, Version]
+) -> dict[str, Version]:
+    """All labels, the gateway's first."""
+    labels = {} if live is None else {"stable": live}
+    rollout = view.rollout.rollout if view is not None and view.rollout is not None else None
+    if rollout is not None and not rollout.is_over and rollout.phase is not Phase.ROLLING_BACK:
+        labels["canary"] = rollout.version
+    return {**labels, **own}
+
+
+def rollout(name: str, view: RolloutView) -> schema.Rollout:
+    """One rollout as the API shows it."""
+    known, finding = view.rollout, view.finding
+    return schema.Rollout(
+        model=name,
+        version=known.version,
+        stable_version=known.stable,
+        phase=known.phase.value,
+        reason=known.reason or None,
+        steps=list(known.steps),
+        step=known.step,
+        weight=known.weight,
+        verdict=finding.verdict.value,
+        verdict_reason=finding.reason or None,
+        canary=_side(finding.canary),
+        stable=_side(finding.stable),
+        error_evidence=_rounded(finding.error_evidence),
+        latency_evidence=_rounded(finding.latency_evidence),
+        agreement=None if finding.agreement is None else _agreement(finding.agreement),
+        evidence_limit=finding.limit if math.isfinite(finding.limit) else None,
+        min_samples=view.min_samples,
+        step_s=view.step_s,
+        canary_replicas=known.canary_replicas,
+        can=possible(known),
+        rejected=list(known.rejected),
+        started_at=known.started_at,
+        phase_at=known.phase_at,
+    )
+
+
+def _agreement(found: Agreement) -> schema.Agreement:
+    return schema.Agreement(
+        compared=found.compared,
+        failed=found.failed,
+        skipped=found.skipped,
+        dropped=found.dropped,
+        needed=found.needed,
+        differing=found.differing,
+        flips=found.flips,
+        evidence=_rounded(found.evidence),
+        reason=found.reason or None,
+        outputs=[
+            schema.OutputAgreement(
+                name=output.name,
+                compared=output.compared,
+                mismatched=output.mismatched,
+                mismatch=output.mismatch or None,
+                differing=output.differing,
+                flips=output.flips,
+                max_abs_error=output.max_abs_error,
+                max_rel_error=output.max_rel_error,
+                mean_cosine=output.mean_cosine,
+                min_cosine=output.min_cosine,
+            )
+            for output in found.outputs
+        ],
+    )
+
+
+def _side(side: Side) -> schema.RolloutSide:
+    return schema.RolloutSide(side.requests, side.failed, side.p50_s, side.p99_s)
+
+
+def _rounded(evidence: float) -> float:
+    """To a few digits, and no larger than people can read."""
+    return float(f"{min(evidence, 1e12):.4g}")
+
+
 def _ready_replicas(view: ModelView | None) -> int:
-    return sum(r.state is ReplicaState.READY for r in view.replicas) if view else 0
+    replicas = view.replicas if view else ()
+    return sum(r.state is ReplicaState.READY and not r.replica.group for r in replicas)
 
 
 def versions(record: ModelRecord | None, view: ModelView) -> list[schema.ModelVersion]:
     """A model's versions, newest first."""
-    labels = dict(record.spec.labels) if record else {}
-    if view.live is not None:
-        labels["stable"] = view.live
+    labels = _labels(view.live, view, record.spec.labels if record else {})
     return [_version(view.name, v, labels) for v in view.versions]
 
 
@@ -147,14 +251,32 @@ def _replica(backend: str, one: ReplicaView) -> schema.Replica:
         backend=backend,
         state=one.state.value,
         reason=one.reason or replica.reason or None,
+        standing="good" if one.standing is None else one.standing.standing,
+        standing_reason=None if one.standing is None else _why(one.standing),
         pid=replica.pid,
         endpoint=replica.endpoint.http if replica.endpoint else None,
         grpc_endpoint=replica.endpoint.grpc if replica.endpoint else None,
         versions=list(one.versions),
+        group=replica.group or "stable",
         restarts=replica.restarts,
         gpus=list(replica.gpus),
         started_at=replica.started_at or None,
     )
+
+
+_CAUSES = {
+    "consecutive_failures": "it failed several times in a row",
+    "error_ratio": "it answers with errors far more often than the others",
+    "latency": "it is far slower than the others",
+    "probation": "it failed again before it was trusted",
+}
+
+
+def _why(standing: ReplicaStanding) -> str:
+    cause = _CAUSES.get(standing.cause, standing.cause)
+    if standing.standing == "probation":
+        cause = f"let back in slowly: {cause}"
+    return f"{cause} ({standing.planes} of {standing.of} workers)" if standing.of > 1 else cause
 
 
 def event(e: Event) -> schema.Event:
@@ -169,4 +291,36 @@ def event(e: Event) -> schema.Event:
         replica=replica if isinstance(replica, str) else None,
         message=e.message,
         fields=dict(e.fields),
+    )
+
+
+def leadership(role: Role) -> schema.Leadership:
+    """A gateway's role as the API shows it."""
+    return schema.Leadership(
+        role.role,
+        role.gateway,
+        role.leader or None,
+        role.leader_control or None,
+        role.since or None,
+        role.others,
+    )
+
+
+def traffic(model: ModelTraffic) -> schema.ModelTraffic:
+    """One model's traffic as the API shows it."""
+    return schema.ModelTraffic(
+        model=model.model,
+        in_flight=model.in_flight,
+        queued=model.queued,
+        limit=model.limit,
+        shed=model.shed,
+        versions=[
+            schema.VersionTraffic(
+                version=int(v.version) if v.version else None,
+                requests=v.requests,
+                errors=v.errors,
+                latency_counts=v.latency_counts,
+            )
+            for v in model.versions.values()
+        ],
     )

@@ -21,6 +21,17 @@ def check_size(size_bytes: int, limit_bytes: int) -> None:
         )
 
 
+def check_held(held_bytes: int, limit_bytes: int) -> None:
+    """Raises Overloaded (`held_bytes`) if what requests hold in memory is over the limit."""
+    if held_bytes > limit_bytes:
+        raise Overloaded(
+            "The requests under way fill the memory that is set aside for them. Try again later, "
+            "or send fewer rows at a time.",
+            reason="held_bytes",
+            retry_after_s=1.0,
+        )
+
+
 def check_in_flight(model: str, in_flight: int, limit: int) -> None:
     """Raises Overloaded (`in_flight_limit`) if `in_flight` requests fill the model's limit."""
     if in_flight >= limit:

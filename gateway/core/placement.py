@@ -45,6 +45,8 @@ class Existing:
     template: str
     listening: bool
     draining: bool = False
+    may_stay: bool = False
+    """Draining, and not told to end yet."""
     started: int = 0
     """Order of starting; greater is younger."""
 
@@ -55,15 +57,21 @@ class Plan:
 
     start: int = 0
     drain: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
+    """Draining ones that are needed after all."""
 
 
 def plan(wanted: int, template: str, existing: Sequence[Existing], surge: int = 1) -> Plan:
     """Which replicas to start and to drain so that `wanted` of `template` remain.
 
     At most `wanted + surge` exist at a time, draining ones included, and the number that listens
-    does not fall below `wanted` by draining unless it was below already.
+    does not fall below `wanted` by draining unless it was below already. One that is draining and
+    needed again is kept: nothing has to be started, nor to wait for its GPU.
     """
-    active = [e for e in existing if not e.draining]
+    lacking = wanted - sum(1 for e in existing if not e.draining and e.template == template)
+    keep = [e.id for e in existing if e.draining and e.may_stay and e.template == template]
+    keep = keep[: max(0, lacking)]
+    active = [e for e in existing if not e.draining or e.id in keep]
     current = [e for e in active if e.template == template]
     old = [e for e in active if e.template != template]
     room = wanted + surge - len(existing) if old or len(existing) > len(active) else wanted
@@ -76,7 +84,7 @@ def plan(wanted: int, template: str, existing: Sequence[Existing], surge: int = 
     mute = [e.id for e in old if not e.listening]
     speaking = sorted((e for e in old if e.listening), key=lambda e: e.started)
     spare = max(0, min(listening, wanted) + len(speaking) - wanted)
-    return Plan(start, (*drain, *mute, *(e.id for e in speaking[:spare])))
+    return Plan(start, (*drain, *mute, *(e.id for e in speaking[:spare])), tuple(keep))
 
 
 @dataclass(frozen=True, slots=True)

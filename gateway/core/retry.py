@@ -31,7 +31,7 @@ class RetrySettings:
 
     budget_cap: float = 1024.0
     """The most that is saved up, and what a model starts with. It has to cover every request that
-    was in flight on a replica at the moment it was killed: a model's default in-flight limit."""
+    was with a replica at the moment it was killed, which the learnt limit keeps far below this."""
 
     replica_wait_s: float = 10.0
     """How long a request is held for a replica to come (back) when none that holds its version is

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
+from typing import NamedTuple
 
+from gateway.core.split import STICKY, is_chosen
 from gateway.domain.errors import InvalidRequest, NotFound, Unavailable
 from gateway.domain.models import PROTOCOLS, VersionState, VersionStatus
 from gateway.domain.names import Version
@@ -25,6 +28,23 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Canary:
+    """A rollout's new version, which answers a share of those that name none (core/split.py)."""
+
+    version: Version
+    weight: float
+    """The share, from 0 to 1."""
+    window: int = 0
+    """Answers are counted by this number, which changes with every step."""
+    sticky: str = STICKY
+    """Lower-case name of the header or metadata with the sticky key."""
+    shadow: float = 0.0
+    """The share of what the stable version answers that is copied to it, from 0 to 1."""
+    tolerance: float = 0.01
+    """By which its answers to copies are compared (models.ShadowPlan)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRoute:
     """All that the request path needs to know of one model."""
 
@@ -34,14 +54,23 @@ class ModelRoute:
     targets: Mapping[Version, tuple[Target, ...]] = field(default_factory=dict)
     """Selectable replicas by version; only versions that at least one replica holds AVAILABLE."""
     labels: Mapping[str, Version] = field(default_factory=dict)
-    """All labels, the gateway's own `stable` (and later `canary`) among them."""
+    """All labels, the gateway's own `stable` and, during a rollout, `canary` among them."""
     statuses: tuple[VersionStatus, ...] = ()
     """Every known version, merged over the replicas, newest first: what GetModelStatus answers."""
     timeout_s: float = 30.0
-    in_flight_limit: int = 1024
+    in_flight_limit: int = 8192
+    hedge: float = 0.0
+    """The share of its requests that are answered before a second replica is asked; 0.0: never."""
     backend: str = ""
     speaks: tuple[str, ...] = PROTOCOLS
     """What its replicas answer in, where a replica has not said so itself (`Endpoint.speaks`)."""
+    canary: Canary | None = None
+    """Answers its share of what the live version does; None while no rollout runs."""
+    is_scaled: bool = False
+    """How many replicas it has follows from its requests: they are counted (core/autoscale.py)."""
+    is_started_on_demand: bool = False
+    """It is stopped when nobody asks. A request for a version that is READY in `statuses` and has
+    no replica starts one, and waits for it until its deadline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +79,23 @@ class RoutingTable:
 
     generation: int = 0
     models: Mapping[str, ModelRoute] = field(default_factory=dict)
+    silent: tuple[Target, ...] = ()
+    """Replicas that have stopped answering while others hold what they held: in none of the models,
+    and nothing that was sent to them is worth waiting for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+def peers(model: ModelRoute) -> tuple[frozenset[str], frozenset[str]]:
+    """Its replicas by whom they can be compared with: those that answer for the canary alone, and
+    all others. A canary that is worse makes no outliers of its own replicas, nor they of others."""
+    canary = model.canary.version if model.canary is not None else None
+    others = frozenset(
+        t.replica_id for v, targets in model.targets.items() if v != canary for t in targets
+    )
+    mine = () if canary is None else model.targets.get(canary, ())
+    return frozenset(t.replica_id for t in mine) - others, others
+
+
+class Route(NamedTuple):
     """Where one request may go."""
 
     model: ModelRoute
@@ -66,9 +108,17 @@ def _servable(name: str, version: Version | None) -> str:
 
 
 def route(
-    table: RoutingTable, name: str, version: Version | None = None, label: str | None = None
+    table: RoutingTable,
+    name: str,
+    version: Version | None = None,
+    label: str | None = None,
+    place: float | None = None,
 ) -> Route:
     """Say which version of `name` is meant and which replicas hold it.
+
+    A request that names neither version nor label goes to the canary, if there is one, where its
+    `place` lies below the canary's weight. One without a place, or whose canary no replica holds
+    now, goes to the live version.
 
     The words of NotFound and of the label errors are TensorFlow Serving's (basic_manager.cc,
     server_core.cc), because its clients match on them.
@@ -90,30 +140,73 @@ def route(
                 f"Unrecognized servable version label: {label}", reason="label_unknown"
             )
         wanted: Version | None = model.labels[label]
+    elif version is not None:
+        wanted = version
     else:
-        wanted = model.live if version is None else version
+        if place is not None and (way := to_canary(model, place)) is not None:
+            return way
+        wanted = model.live
     targets = model.targets.get(wanted, ()) if wanted is not None else ()
     if wanted is not None and targets:
         return Route(model, wanted, targets)
     raise _absence(model, version, wanted)
 
 
+def shadow_of(canary: Canary, version: Version, place: float, rng: Random) -> Canary | None:
+    """The canary, if a request at `place` that goes to `version` is drawn to be copied to it. Who
+    chose a side is not, as it is not counted."""
+    if not canary.shadow or version == canary.version or is_chosen(place):
+        return None
+    return canary if rng.random() < canary.shadow else None
+
+
+def to_canary(model: ModelRoute, place: float) -> Route | None:
+    """The way of a request with this place that names neither version nor label, where that leads
+    to the canary; None where it leads to the live version."""
+    canary = model.canary
+    if canary is None or place >= canary.weight:
+        return None
+    targets = model.targets.get(canary.version)
+    return Route(model, canary.version, targets) if targets else None
+
+
 def is_interrupted(
     table: RoutingTable, name: str, version: Version | None = None, label: str | None = None
 ) -> bool:
-    """Whether the version meant is the live one and has no replica now.
+    """Whether the version meant has no replica now and is worth waiting for: it is the live one, or
+    one that a request starts (`is_held`).
 
-    It has answered before and is wanted still, so its replicas are being restarted or replaced:
-    holding the request for a moment saves it, where for a version that never answered it would
-    only delay the refusal.
+    The live one has answered before and is wanted still, so its replicas are being restarted or
+    replaced: holding the request for a moment saves it, where for a version that never answered it
+    would only delay the refusal.
     """
     model = table.models.get(name)
     if model is None or model.live is None:
         return False
-    wanted = model.labels.get(label) if label is not None else version
-    if label is None and version is None:
-        wanted = model.live
-    return wanted == model.live and not model.targets.get(model.live)
+    wanted = _meant(model, version, label)
+    if wanted == model.live and not model.targets.get(model.live):
+        return True
+    return is_held(table, name, version, label)
+
+
+def is_held(
+    table: RoutingTable, name: str, version: Version | None = None, label: str | None = None
+) -> bool:
+    """Whether the version meant has no replica now, and the next request starts one. To callers it
+    is as good as there."""
+    model = table.models.get(name)
+    if model is None or not model.is_started_on_demand:
+        return False
+    wanted = _meant(model, version, label)
+    if wanted is None or model.targets.get(wanted):
+        return False
+    return any(s.version == wanted and s.state is VersionState.READY for s in model.statuses)
+
+
+def _meant(model: ModelRoute, version: Version | None, label: str | None) -> Version | None:
+    if label is not None:
+        return model.labels.get(label)
+    return model.live if version is None else version
 
 
 def statuses(

@@ -8,116 +8,61 @@ live for the model as a whole instead of for each server by itself.
 The promises, each held by a property in tests/property/test_versions_properties.py: a version is
 routed only to replicas that reported it READY; the live version is replaced only by one that is
 READY wherever the model is answered; a version that fails takes nothing down.
+
+A canary may have replicas of its own (a group). Those hold it and nothing else, the model's own
+replicas do not hold it before it is promoted, and what is live is for these alone to say.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 
-from gateway.domain.models import All, Latest, Specific, VersionPolicy, VersionState
+from gateway.core import canary_group
+from gateway.core.snapshot import Decision as Decision
+from gateway.core.snapshot import Gate as Gate
+from gateway.core.snapshot import Memory as Memory
+from gateway.core.snapshot import Offered as Offered
+from gateway.core.snapshot import ReplicaSeen as ReplicaSeen
+from gateway.core.snapshot import Snapshot as Snapshot
+from gateway.domain.models import All, Latest, Specific, VersionState
 from gateway.domain.names import Version
-from gateway.domain.replicas import ReplicaReport
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """One version as the source shows it."""
-
-    fingerprint: str = ""
-    settled: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaSeen:
-    """One replica that listens, as it was last seen."""
-
-    id: str
-    report: ReplicaReport
-    draining: bool = False
-    must_go: bool = False
-    """Draining, and not to be waited for: its place is needed (a GPU for its replacement)."""
-    told: frozenset[Version] = frozenset()
-    """What it was last told to hold."""
-
-    def state(self, version: Version) -> VersionState | None:
-        """What it says of `version`; None when it does not know it or did not answer."""
-        status = self.report.versions.get(version) if self.report.answered else None
-        return None if status is None else status.state
-
-    def ready(self) -> frozenset[Version]:
-        """The versions that it can answer for."""
-        return frozenset(v for v in self.report.versions if self.state(v) is VersionState.READY)
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What one decision leaves to the next. Losing it (a restart) costs a repetition, no more."""
-
-    suspect: frozenset[Version] = frozenset()
-    """Failed everywhere and not READY since. While a suspect is tried again it passes through
-    LOADING; without this memory each try would look like a version worth waiting for."""
-    fingerprints: Mapping[Version, str] = field(default_factory=dict)
-    """What each aspired version looked like when replicas were first told of it."""
-    anew: frozenset[Version] = frozenset()
-    """Changed in the source before it was READY anywhere: to be dropped by every replica, then
-    fetched again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All that is known of one model."""
-
-    policy: VersionPolicy
-    offered: Mapping[Version, Offered] | None
-    """None until the source was read; then the last listing that showed anything."""
-    live: Version | None
-    replicas: Sequence[ReplicaSeen]
-    wanted: int
-    """How many replicas there should be. 0 (the model is being deleted) releases them all."""
-    labels: Mapping[str, Version] = field(default_factory=dict)
-    memory: Memory = Memory()
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What follows from a snapshot."""
-
-    aspired: tuple[Version, ...]
-    """Ascending."""
-    live: Version | None
-    routes: Mapping[Version, tuple[str, ...]]
-    """Replica ids by version; no version without a replica."""
-    labels: Mapping[str, Version]
-    released: frozenset[str]
-    """Draining replicas that nothing is routed to any more."""
-    memory: Memory
 
 
 def decide(now: Snapshot) -> Decision:
     """The whole decision for one model; see the module's promises."""
     memory = _remember(now)
-    aspired = _aspired(now, memory)
-    released = _released(now, now.live)
-    live = _next_live(now, aspired, released)
+    eligible = _eligible(now, memory)
+    own = replace(now, replicas=tuple(r for r in now.replicas if not r.group))
+    wanted = _wanted(own, memory, eligible)
+    aspired = _gated(wanted, own, eligible)
+    apart = canary_group.aspired(now, eligible)
+    released = _released(own, now.live)
+    loaded = _loaded(own, aspired, released)
+    live = _next_live(own, aspired, released)
     # Once another version is live, draining replicas are measured by that one.
-    released = _released(now, live)
-    answering = [r for r in now.replicas if r.id not in released]
-    routed = aspired if live is None else aspired | {live}
-    routes = {v: tuple(sorted(r.id for r in answering if v in r.ready())) for v in sorted(routed)}
+    released = _released(own, live)
+    routed = frozenset(aspired | {*(apart or ()), *(() if live is None else (live,))})
+    released |= canary_group.released(now, routed, live, released)
     labels = dict(now.labels)
     if live is not None:
         labels["stable"] = live
+    if now.gate.canary is not None:
+        labels["canary"] = now.gate.canary
     known = memory.fingerprints
     offered = now.offered or {}
-    prints = {v: known.get(v, offered[v].fingerprint) for v in aspired if v in offered}
+    told_of = {*aspired, *(apart or ())}
+    prints = {v: known.get(v, offered[v].fingerprint) for v in told_of if v in offered}
     return Decision(
         aspired=tuple(sorted(aspired)),
         live=live,
-        routes={v: ids for v, ids in routes.items() if ids},
+        routes=canary_group.routes(now, routed, released),
         labels=labels,
         released=released,
         memory=Memory(memory.suspect, prints, memory.anew),
+        candidate=_candidate(own, wanted),
+        loaded=canary_group.loaded(loaded, now),
+        apart=apart,
     )
 
 
@@ -127,20 +72,30 @@ def told(
     replica: ReplicaSeen,
     busy: Collection[tuple[Version, str]],
 ) -> tuple[Version, ...]:
-    """What one replica should hold: the aspired versions, the live one for as long as it is needed,
-    and what the data planes are still busy with. Ascending.
+    """What one replica should hold: what is aspired for its group, the live version for as long as
+    it is needed, what is routed to it, and what the data planes are still busy with. Ascending.
 
     `busy` must have been asked after the decision's routes were published; asked before, it would
     miss the requests that are about to lose their version.
     """
-    holds = {v for v in replica.report.versions if replica.state(v) is VersionState.READY}
-    wanted = set(decision.aspired)
-    live = decision.live
+    if replica.group:
+        wanted = canary_group.told(decision, offered, replica)
+    else:
+        wanted = _told_own(decision, offered, replica)
+    wanted |= {version for version, ids in decision.routes.items() if replica.id in ids}
+    wanted |= {version for version, replica_id in busy if replica_id == replica.id}
+    return tuple(sorted(wanted))
+
+
+def _told_own(
+    decision: Decision, offered: Mapping[Version, Offered] | None, replica: ReplicaSeen
+) -> set[Version]:
+    """What one of the model's own replicas is told to hold for its group's sake."""
+    wanted, live, holds = set(decision.aspired), decision.live, replica.ready()
     # A live version that the source has withdrawn cannot be fetched again: only holders keep it.
     if live is not None and (live in holds or live in replica.told or live in (offered or {live})):
         wanted.add(live)
-    wanted |= {version for version, replica_id in busy if replica_id == replica.id}
-    return tuple(sorted(wanted))
+    return wanted
 
 
 def _ready_anywhere(now: Snapshot) -> frozenset[Version]:
@@ -185,15 +140,21 @@ def _failed_everywhere(now: Snapshot, version: Version) -> bool:
     return bool(states) and all(s is VersionState.FAILED for s in states)
 
 
-def _aspired(now: Snapshot, memory: Memory) -> frozenset[Version]:
+def _eligible(now: Snapshot, memory: Memory) -> set[Version]:
+    """What the source has that may be loaded."""
+    keep = _ready_anywhere(now) | ({now.live} if now.live is not None else set())
+    return {
+        v
+        for v, seen in (now.offered or {}).items()
+        if v not in memory.anew and (seen.settled or v in keep)
+    }
+
+
+def _wanted(now: Snapshot, memory: Memory, eligible: set[Version]) -> frozenset[Version]:
     """What the policy asks for, of what may be loaded."""
     if not now.offered:
         # Nothing is known of the source: everything stays as it is, and new replicas get the same.
         return _held(now) if now.live is None else _held(now) | {now.live}
-    keep = _ready_anywhere(now) | ({now.live} if now.live is not None else set())
-    eligible = {
-        v for v, seen in now.offered.items() if v not in memory.anew and (seen.settled or v in keep)
-    }
     match now.policy:
         case Specific(versions):
             chosen = eligible & frozenset(versions)
@@ -202,9 +163,32 @@ def _aspired(now: Snapshot, memory: Memory) -> frozenset[Version]:
         case Latest(count):
             # What has been live has worked. If it fails now (storage is down and every replica
             # restarts), an older version in its place would be a wrong answer, not a rescue.
-            chosen = _newest(eligible, count, memory.suspect - {now.live})
+            sound = eligible - (now.gate.rejected - {now.live})
+            chosen = _newest(sound, count, memory.suspect - {now.live})
     # A label that people set holds its version: whoever asks by it must not lose it to a newer one.
     return frozenset(chosen | (eligible & set(now.labels.values())))
+
+
+def _gated(wanted: frozenset[Version], now: Snapshot, eligible: set[Version]) -> frozenset[Version]:
+    """What a rollout leaves of that, and adds to it."""
+    canary, live = now.gate.canary, now.live
+    if not now.offered:
+        return wanted
+    labelled = set(now.labels.values())
+    if canary is not None and live is not None:
+        wanted = frozenset(v for v in wanted if v <= live or v == canary or v in labelled)
+    wanted |= eligible & now.gate.kept
+    if now.gate.is_apart(live) and canary not in labelled:
+        wanted -= {canary}
+    return wanted
+
+
+def _candidate(now: Snapshot, wanted: frozenset[Version]) -> Version | None:
+    """The version that would be next to go live; the live one where it is that already."""
+    best = max(wanted - now.gate.rejected, default=None)
+    if best is None or not now.offered or not _outranks(best, now, wanted):
+        return now.live
+    return best
 
 
 def _newest(eligible: set[Version], count: int, suspect: frozenset[Version]) -> set[Version]:
@@ -216,25 +200,42 @@ def _newest(eligible: set[Version], count: int, suspect: frozenset[Version]) -> 
     return {*sound, *failing}
 
 
+def _answering(now: Snapshot, released: frozenset[str]) -> list[ReplicaSeen]:
+    """Replicas that answer for the model, draining ones only where there are no others."""
+    found = [r for r in now.replicas if not r.draining and r.ready()]
+    return found or [r for r in now.replicas if r.ready() and r.id not in released]
+
+
+def _loaded(
+    now: Snapshot, aspired: frozenset[Version], released: frozenset[str]
+) -> frozenset[Version]:
+    """Aspired versions that are READY on all replicas that answer for the model."""
+    answering = _answering(now, released)
+    return frozenset(v for v in aspired if answering and all(v in r.ready() for r in answering))
+
+
 def _next_live(
     now: Snapshot, aspired: frozenset[Version], released: frozenset[str]
 ) -> Version | None:
     """The newest aspired version that is READY on all replicas that answer for the model.
 
     Before the first live version one replica is enough. A live version that is still wanted gives
-    way to newer ones only: while all replicas restart, the older of two would often be first.
+    way to newer ones only: while all replicas restart, the older of two would often be first. Where
+    rollouts hold it, it gives way to the one that is promoted only.
     """
-    staying = [r for r in now.replicas if not r.draining]
-    answering = [r for r in staying if r.ready()]
-    if not answering:
-        answering = [r for r in now.replicas if r.ready() and r.id not in released]
-    for version in sorted(aspired, reverse=True):
-        holders = [r for r in answering if version in r.ready()]
-        if now.live is None and holders:
-            return version
-        if _outranks(version, now, aspired) and holders and len(holders) == len(answering):
+    loaded = _loaded(now, aspired, released)
+    if now.live is None:
+        return max((v for v in aspired if v in _ready(now, released)), default=None)
+    if now.gate.is_held:
+        return now.gate.promoted if now.gate.promoted in loaded else now.live
+    for version in sorted(loaded, reverse=True):
+        if _outranks(version, now, aspired):
             return version
     return now.live
+
+
+def _ready(now: Snapshot, released: frozenset[str]) -> set[Version]:
+    return {v for r in _answering(now, released) for v in r.ready()}
 
 
 def _outranks(version: Version, now: Snapshot, aspired: frozenset[Version]) -> bool:
@@ -249,3 +250,13 @@ def _released(now: Snapshot, live: Version | None) -> frozenset[str]:
     needed = max(0, now.wanted - stayers)
     useful = [r.id for r in draining if live in r.ready() and not r.must_go]
     return frozenset(r.id for r in draining) - frozenset(useful[:needed])
+
+
+def given_up(replicas: Sequence[ReplicaSeen], decision: Decision) -> tuple[str, ...]:
+    """Silent replicas from which nobody should wait for an answer any more, because another one can
+    give it. What is under way at the last replica of a model may still be answered: it may only
+    have been stopped for a while."""
+    live = decision.live
+    if live is None or not decision.routes.get(live):
+        return ()
+    return tuple(r.id for r in replicas if r.is_silent)

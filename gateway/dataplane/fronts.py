@@ -1,20 +1,32 @@
-"""Both fronts over one data plane, started and stopped together."""
+"""What answers in one process: its front on listening sockets, and what runs beside it."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from gateway.dataplane.grpc import GrpcFront
-from gateway.dataplane.http import HttpFront
+from gateway.dataplane.certificates import Certificates, certificate_files
+from gateway.dataplane.front import GatewayFront
 from gateway.dataplane.plane import Dataplane
-from gateway.domain.errors import Conflict
-from gateway.ports import Reloader, Upstream
+from gateway.ports import DirectUpstream, Reloader
+from gateway.telemetry import watch_loop_lag
+from gateway.wire.listener import Listener
 
-Upstreams = Callable[[], tuple[Upstream, Upstream]]
+Upstreams = Callable[[], tuple[DirectUpstream, DirectUpstream]]
 """Makes the HTTP and the gRPC upstream of one process, inside its running loop."""
+
+
+class OpenFronts:
+    """What serves while its block lasts."""
+
+    def __init__(self, listener: Listener, certificates: Certificates | None) -> None:
+        self.listener = listener
+        self.certificates = certificates
+        self.has_successor = False
+        """To be set before the block is left where others answer on the same ports afterwards: then
+        nobody is told that the gateway is going, because it is not."""
 
 
 @asynccontextmanager
@@ -32,35 +44,58 @@ async def background() -> AsyncIterator[asyncio.TaskGroup]:
 
 @asynccontextmanager
 async def serving(
-    plane: Dataplane, http: socket.socket, grpc: str, reloader: Reloader | None, *, reuse_port: bool
-) -> AsyncIterator[int]:
-    """Answer on the bound socket `http` and the address `grpc`; gives the gRPC port.
+    plane: Dataplane,
+    sockets: Sequence[socket.socket],
+    reloader: Reloader | None,
+) -> AsyncIterator[OpenFronts]:
+    """Answer on listening sockets, which are this block's from here on.
 
-    Leaving the block takes no new requests, lets those under way finish within `drain_s`, and
-    closes the connections to replicas.
+    Leaving the block takes no new connections, lets requests under way finish within `drain_s`, and
+    closes the plane.
 
     Raises:
-        Conflict: the gRPC address was taken in the meantime (`port_in_use`).
+        InvalidRequest: the certificate files cannot be used (`bad_certificate`).
     """
-    http_front = HttpFront(plane, plane.metrics.render, reloader)
-    grpc_front = GrpcFront(plane, reloader)
+    metrics = plane.metrics
     try:
-        try:
-            port = await grpc_front.start(grpc, reuse_port=reuse_port)
-        except RuntimeError as error:
-            raise Conflict(
-                f"{grpc} is in use by another program. Stop it, or choose another address with "
-                "--grpc HOST:PORT.",
-                reason="port_in_use",
-            ) from error
-        await http_front.start(http)
-        yield port
+        front = GatewayFront(plane, reloader)
+        files = certificate_files(plane.settings)
+        tls = None if files is None else files.context
+        listener = Listener(front, plane.settings.wire, watch=metrics.wire, tls=tls)
+        certificates = None if files is None else Certificates(files, listener)
+        fronts = OpenFronts(listener, certificates)
+        metrics.sample_in_flight(lambda: plane.in_flight.by_model)
+        metrics.sample_turns(plane.turns)
+        async with background() as beside:
+            watching = [beside.create_task(watch_loop_lag(metrics))]
+            if metrics.directory is not None:
+                watching.append(beside.create_task(metrics.hand_over_regularly()))
+            if certificates is not None:
+                watching.append(beside.create_task(certificates.watch()))
+            try:
+                for sock in sockets:
+                    await listener.start(sock)
+                yield fronts
+            finally:
+                await _leave(plane, front, fronts)
+                for task in watching:
+                    task.cancel()
     finally:
-        try:
-            grpc_front.health.drain()
-            await http_front.stop()
-            await grpc_front.stop()
-        finally:
-            plane.translation.close()
-            await plane.http.upstream.aclose()
-            await plane.grpc.upstream.aclose()
+        await plane.aclose()
+        metrics.hand_over()
+
+
+async def _leave(plane: Dataplane, front: GatewayFront, fronts: OpenFronts) -> None:
+    drain_s, patience_s = plane.settings.drain_s, plane.settings.patience_s
+    if fronts.has_successor:
+        # By then HTTP/1.1 connections that were still asked over have been told to end, as HTTP/2
+        # ones are at once: whoever comes again asks the successor, and hears that all is well.
+        ending = asyncio.get_running_loop().call_later(min(patience_s, drain_s), front.drain)
+    else:
+        front.drain()
+        ending = None
+    try:
+        await fronts.listener.stop(drain_s, patience_s=patience_s)
+    finally:
+        if ending is not None:
+            ending.cancel()

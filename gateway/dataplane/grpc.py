@@ -1,117 +1,139 @@
-"""The gRPC front: TensorFlow Serving's services in, the same out; V2's service is v2_grpc's.
+"""gRPC: TensorFlow Serving's services in, the same out; V2's service is v2_grpc's.
 
-Messages are bytes on both sides; only the ModelSpec is read (codecs.tfs_scan). gRPC's deadline is
-ours, and a caller who cancels cancels the call to the replica. Methods that TensorFlow Serving does
-not have are UNIMPLEMENTED.
+Calls that a replica answers pass through (grpc_caller.py); those that the gateway answers itself
+are coroutines over messages. Methods that TensorFlow Serving does not have are UNIMPLEMENTED.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import cast
 
-import grpc
-import grpc.aio
-
+from gateway.codecs.proto_feed import FieldFeed
 from gateway.codecs.tfs_methods import Method
-from gateway.codecs.tfs_scan import pin_version, scan
+from gateway.codecs.tfs_scan import SpecFields, feeding, pin_of, pin_version, read_fed, scan
 from gateway.codecs.tfs_status import status_proto
 from gateway.core.route import statuses
 from gateway.dataplane import reflection
-from gateway.dataplane.grpc_parts import CANCELLED, Context, Reply, forwarded, replied, send
-from gateway.dataplane.health import HealthService
+from gateway.dataplane.grpc_caller import GrpcCaller
+from gateway.dataplane.grpc_parts import (
+    Asked,
+    GrpcDialect,
+    Reply,
+    forwarded,
+    handled,
+    priority_asked,
+    replied,
+)
 from gateway.dataplane.plane import Dataplane
-from gateway.dataplane.rescue import grpc_answer, rescued
+from gateway.dataplane.rescue import GrpcError, grpc_answer
 from gateway.dataplane.seen import Seen
 from gateway.dataplane.v2_grpc import V2Grpc
 from gateway.domain.errors import DeadlineExceeded, GatewayError, Unimplemented
 from gateway.domain.names import Version
 from gateway.ports import Reloader, UpstreamRequest
+from gateway.wire.exchange import Data, ServerExchange
+from gateway.wire.grpc import GrpcCall, GrpcMethods, Unary, read_head
+from gateway.wire.grpc_health import Health
 
 _RELOAD_TIMEOUT_S = 600.0
 """A reload waits until models are AVAILABLE; without a deadline of the caller's it ends after
 this."""
 
+_PASSED_ON = (Method.PREDICT, Method.CLASSIFY, Method.REGRESS, Method.GET_MODEL_METADATA)
+"""MultiInference names its model in each of its tasks, so it is read whole."""
 
-class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[type-arg]
-    """Answers gRPC on one address."""
+_HEALTH_NAMES = (
+    "",
+    "PredictionService",
+    "ModelService",
+    "tensorflow.serving.PredictionService",
+    "tensorflow.serving.ModelService",
+    "grpc.health.v1.Health",
+    "inference.GRPCInferenceService",
+)
+"""TensorFlow Serving's (`--enable_grpc_healthcheck_service`) beside the full ones, V2's among
+them. SERVING means that the fronts take requests; whether a model can answer is said by
+GetModelStatus."""
 
-    def __init__(self, plane: Dataplane, reloader: Reloader | None = None) -> None:
+
+class TfsGrpc:
+    """grpc_parts.GrpcDialect, and the methods that are not passed on."""
+
+    protocol = "grpc"
+
+    def __init__(self, plane: Dataplane, reloader: Reloader | None) -> None:
+        self.transport = plane.grpc
         self._plane = plane
         self._reloader = reloader
-        self.health = HealthService()
-        self._server: grpc.aio.Server | None = None
-        self._handlers = dict(self.health.handlers)
-        self._handlers |= reflection.handlers()
-        self._handlers |= V2Grpc(plane, reloader, lambda: self.health.is_draining).handlers
-        for method in Method:
-            self._handlers[method.path] = grpc.unary_unary_rpc_method_handler(
-                partial(self._handle, method)
-            )
+        self.handlers = {
+            method.path: Unary(partial(self._handle, method))
+            for method in Method
+            if method not in _PASSED_ON
+        }
 
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        """The handler of a method, or None, which gRPC answers with UNIMPLEMENTED."""
-        return self._handlers.get(handler_call_details.method)
+    def scan(self, method: object, body: Data, at: int) -> Asked:
+        """See GrpcDialect."""
+        return _asked(scan(cast(Method, method), body, at))
 
-    async def start(self, address: str, *, reuse_port: bool) -> int:
-        """Serve on `address`; returns the port. Raises RuntimeError when it cannot be bound."""
-        self._server = grpc.aio.server(
-            handlers=(self,),
-            options=[
-                ("grpc.so_reuseport", int(reuse_port)),
-                ("grpc.max_receive_message_length", self._plane.settings.max_body_bytes),
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_metadata_size", self._plane.settings.max_header_bytes),
-            ],
-        )
-        port = self._server.add_insecure_port(address)
-        await self._server.start()
-        return int(port)
+    def feeding(self, method: object) -> FieldFeed:
+        """See GrpcDialect."""
+        return feeding(cast(Method, method))
 
-    async def stop(self) -> None:
-        """Take no new calls; let those under way finish within `drain_s`."""
-        self.health.drain()
-        if self._server is not None:
-            await self._server.stop(self._plane.settings.drain_s)
+    def read_fed(self, method: object, feed: FieldFeed) -> Asked:
+        """See GrpcDialect."""
+        return _asked(read_fed(cast(Method, method), feed))
 
-    async def _handle(self, method: Method, body: bytes, context: Context) -> bytes:
-        seen = Seen(self._plane, "grpc", CANCELLED)
-        try:
-            reply = await rescued(self._reply(method, body, context, seen), partial(_error, seen))
-            seen.code = reply.code_name
-        finally:
-            seen.finish(method.path)
-        return await send(reply, context)
+    def pin(self, version: Version) -> bytes:
+        """See GrpcDialect."""
+        return pin_of(version)
 
-    async def _reply(self, method: Method, body: bytes, context: Context, seen: Seen) -> Reply:
-        timeout_s: float | None = context.time_remaining()
+    def error(self, asked: Asked | None, error: GatewayError) -> GrpcError:
+        """See GrpcDialect."""
+        return grpc_answer(error)
+
+    async def _handle(self, method: Method, body: bytes, call: GrpcCall) -> bytes:
+        seen = Seen(self._plane, self.protocol, method.path)
+        return await handled(self._reply(method, body, call, seen), seen, grpc_answer, call)
+
+    async def _reply(self, method: Method, body: bytes, call: GrpcCall, seen: Seen) -> Reply:
+        timeout_s = call.time_remaining()
         if method is Method.HANDLE_RELOAD_CONFIG:
-            return await self._reload(body, timeout_s, seen)
+            return await self._reload(body, timeout_s)
         spec = scan(method, body)
         seen.model = spec.name
         if method is Method.GET_MODEL_STATUS:
             # A label is ignored: the original looks at the version only.
             found = statuses(self._plane.table, spec.name, spec.version)
             return Reply(0, status_proto(found).SerializeToString())
-        plane = self._plane
-        with plane.admit(spec.name, spec.version, spec.label, timeout_s, seen.started_at) as ask:
-            seen.ask = ask
-            metadata = forwarded(context)
+        metadata, priority = forwarded(call.head).pairs, priority_asked(call.head)
 
-            def pin(version: Version) -> UpstreamRequest:
-                return UpstreamRequest(method.path, pin_version(method, body, version), metadata)
+        def pin(version: Version) -> UpstreamRequest:
+            return UpstreamRequest(method.path, pin_version(method, body, version), metadata)
 
-            return replied(await plane.answer(plane.grpc, ask, pin), ask)
+        answer = await self._plane.ask(
+            self.transport,
+            spec.name,
+            spec.version,
+            spec.label,
+            timeout_s,
+            pin,
+            seen,
+            metadata,
+            priority,
+        )
+        return replied(answer, seen)
 
-    async def _reload(self, body: bytes, timeout_s: float | None, seen: Seen) -> Reply:
+    async def _reload(self, body: bytes, timeout_s: float | None) -> Reply:
         if self._reloader is None:
             raise Unimplemented(
                 "This gateway takes no model configuration over gRPC; use `gateway deploy model`",
                 reason="reload_not_offered",
             )
         limit_s = _RELOAD_TIMEOUT_S if timeout_s is None else min(timeout_s, _RELOAD_TIMEOUT_S)
-        deadline_at = seen.started_at + limit_s
+        deadline_at = self._plane.loop.time() + limit_s
         try:
             async with asyncio.timeout_at(deadline_at):
                 return Reply(0, await self._reloader.reload(body, deadline_at))
@@ -122,7 +144,46 @@ class GrpcFront(grpc.GenericRpcHandler):  # type: ignore[type-arg]
             ) from None
 
 
-def _error(seen: Seen, error: GatewayError) -> Reply:
-    seen.reason = error.reason
-    answer = grpc_answer(error)
-    return Reply(answer.code, b"", answer.details, answer.trailers)
+def _asked(spec: SpecFields) -> Asked:
+    return Asked(spec.name, spec.version, spec.label)
+
+
+class GrpcFront:
+    """Answers calls, whichever service they are for."""
+
+    def __init__(
+        self, plane: Dataplane, reloader: Reloader | None, is_draining: Callable[[], bool]
+    ) -> None:
+        self._plane = plane
+        self.health = Health(_HEALTH_NAMES)
+        self.health.say(True)
+        tfs, v2 = TfsGrpc(plane, reloader), V2Grpc(plane, reloader, is_draining)
+        self._passed_on: dict[str, tuple[GrpcDialect, object]] = {
+            **{method.path: (tfs, method) for method in _PASSED_ON},
+            **{method.path: (v2, method) for method in v2.passed_on},
+        }
+        self._others = GrpcMethods(
+            {
+                **self.health.handlers(),
+                **reflection.handlers(),
+                **tfs.handlers,
+                **v2.handlers,
+            },
+            plane.tasks,
+            plane.settings.max_body_bytes,
+        )
+
+    def begin(self, exchange: ServerExchange, body: Data | None) -> None:
+        """See exchange.Front."""
+        head = read_head(exchange.head)
+        passed_on = self._passed_on.get(head.path)
+        if passed_on is None or head.refusal is not None:
+            self._others.begin(exchange, body)
+            return
+        dialect, method = passed_on
+        GrpcCaller(self._plane, dialect, method, exchange, head).begin(body)
+
+    def drain(self) -> None:
+        """From now on health is NOT_SERVING; watchers are told, and their streams end."""
+        self.health.say(False)
+        self.health.end()

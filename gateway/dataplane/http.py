@@ -1,142 +1,101 @@
-"""The HTTP front: TensorFlow Serving's REST API in, the same out; `/v2…` is v2_http's.
+"""TensorFlow Serving's REST API: what a request line means, and what the gateway answers itself.
 
-Only the request line and a few headers are read; bodies pass as they came, compressed ones too.
-aiohttp's low-level server does HTTP/1.1; a caller who leaves cancels the handler, and with it the
-call to the replica.
+Only the head is read; bodies pass as they came, compressed ones too. `/v2…` is v2_http's.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-import socket
-from collections.abc import Callable
-from functools import partial
 
-from aiohttp import web
-from aiohttp.web_request import BaseRequest
-
-from gateway.codecs.oip_routes import is_v2
 from gateway.codecs.tfs_routes import RestCall, RestKind, parse, predict_path
 from gateway.codecs.tfs_status import status_json
-from gateway.core.admission import check_size, timeout_from_header
 from gateway.core.route import statuses
-from gateway.dataplane.http_parts import TIMEOUT, forwarded, read_body, returned
+from gateway.dataplane.http_parts import Route
 from gateway.dataplane.plane import Dataplane
-from gateway.dataplane.rescue import JSON, http_answer, rescued
+from gateway.dataplane.rescue import JSON, HttpError, bug, http_answer
 from gateway.dataplane.seen import Seen
-from gateway.dataplane.v2_http import V2Http
 from gateway.domain.errors import GatewayError
 from gateway.domain.names import Version
-from gateway.ports import Reloader, UpstreamRequest
+from gateway.wire.exchange import RequestHead, ServerExchange
+from gateway.wire.fields import Fields
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
 """TensorFlow Serving's default; scrapers that are set up for it find ours."""
 
 _ORIGIN = re.compile(r"https?://", re.IGNORECASE)
+_TEXT = Fields((("content-type", "text/plain; version=0.0.4"),))
+_JSON = Fields((("content-type", JSON),))
 
 
-class HttpFront:
-    """Answers HTTP on one listening socket."""
+class TfsRest:
+    """http_parts.Rest, and the answers that need no replica."""
 
-    def __init__(
-        self,
-        plane: Dataplane,
-        render_metrics: Callable[[], bytes],
-        reloader: Reloader | None = None,
-    ) -> None:
+    protocol = "http"
+
+    def __init__(self, plane: Dataplane) -> None:
+        self.transport = plane.http
         self._plane = plane
-        self._render_metrics = render_metrics
-        self._is_draining = False
-        self._v2 = V2Http(plane, reloader, lambda: self._is_draining)
-        self._server: web.Server | None = None
-        self._listener: asyncio.Server | None = None
 
-    async def start(self, sock: socket.socket) -> None:
-        """Serve on `sock`, which is bound."""
-        settings = self._plane.settings
-        self._server = web.Server(
-            self._handle,
-            handler_cancellation=True,
-            access_log=None,
-            auto_decompress=False,
-            keepalive_timeout=settings.keepalive_s,
-            max_line_size=settings.max_header_bytes,
-            max_field_size=settings.max_header_bytes,
-            lingering_time=5.0,
-        )
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(self._server, sock=sock, backlog=1024)
-
-    async def stop(self) -> None:
-        """Take no new connections; let requests under way finish within `drain_s`."""
-        self._is_draining = True
-        if self._listener is not None:
-            self._listener.close()
-        if self._server is not None:
-            self._server.pre_shutdown()
-            await self._server.shutdown(self._plane.settings.drain_s)
-
-    async def _handle(self, request: BaseRequest) -> web.StreamResponse:
-        if is_v2(request.raw_path):
-            seen = Seen(self._plane, "v2-http", "499")
-            answering, on_error = self._v2.answer(request, seen), self._v2.error
-        else:
-            seen = Seen(self._plane, "http", "499")
-            answering, on_error = self._answer(request, seen), _error
-        try:
-            response = await rescued(answering, partial(on_error, seen))
-            seen.code = str(response.status)
-            return response
-        finally:
-            seen.finish(request.path)
-
-    async def _answer(self, request: BaseRequest, seen: Seen) -> web.Response:
-        method, path = request.method, request.raw_path
+    @staticmethod
+    def route(head: RequestHead) -> Route:
+        """What the head asks for."""
+        route = Route(head, is_v2=False)
+        method, path = head.method, head.path
         if method == "GET" and path.partition("?")[0] == METRICS_PATH:
-            body = self._render_metrics()
-            return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4"})
+            return route
         if method == "OPTIONS" and path[:4].lower() == "/v1/":
-            # The original answers preflights by their origin alone and sends no CORS headers unless
-            # told to.
-            is_origin = _ORIGIN.match(request.headers.get("origin", ""))
-            return web.Response(status=200 if is_origin else 400)
-        call = parse(method, path)
-        seen.model = call.model
-        if call.kind is RestKind.STATUS:
+            return route
+        try:
+            call = route.call = parse(method, path)
+            route.model, route.version, route.label = call.model, call.version, call.label
+            if call.kind is not RestKind.STATUS:
+                route.forward(head, takes_body=call.kind is not RestKind.METADATA)
+        except GatewayError as error:
+            route.error = error
+        return route
+
+    def path(self, route: Route, version: Version) -> str:
+        """See Rest."""
+        assert isinstance(route.call, RestCall)  # of a route that is forwarded
+        return predict_path(route.call, version)
+
+    def error(self, route: Route, error: GatewayError) -> HttpError:
+        """See Rest."""
+        return http_answer(error)
+
+    def answer(self, exchange: ServerExchange, route: Route) -> None:
+        """Answer what is not passed on."""
+        seen = Seen(self._plane, self.protocol, exchange.head.path)
+        seen.model = route.model
+        try:
+            if route.error is not None:
+                self._refuse(exchange, route, route.error, seen)
+                return
+            status, fields, body = self._own(exchange.head, route)
+        except GatewayError as error:
+            self._refuse(exchange, route, error, seen)
+            return
+        except Exception as error:  # noqa: BLE001 - as rescue.guarded
+            self._refuse(exchange, route, bug(error), seen)
+            return
+        seen.finish(str(status))
+        exchange.respond(status, fields, body)
+
+    def _own(self, head: RequestHead, route: Route) -> tuple[int, tuple[Fields, ...], bytes]:
+        if isinstance(route.call, RestCall):
             # A label is ignored: the original looks at the version only.
-            found = statuses(self._plane.table, call.model, call.version)
-            return web.Response(body=status_json(found), headers={"content-type": JSON})
-        return await self._forward(request, call, seen)
+            found = statuses(self._plane.table, route.model, route.version)
+            return 200, (_JSON,), status_json(found)
+        if head.method == "GET":
+            return 200, (_TEXT,), self._plane.metrics.render()
+        # The original answers preflights by their origin alone and sends no CORS headers unless
+        # told to.
+        is_origin = _ORIGIN.match(head.get("origin") or "")
+        return (200 if is_origin else 400), (), b""
 
-    async def _forward(self, request: BaseRequest, call: RestCall, seen: Seen) -> web.Response:
-        plane = self._plane
-        settings = plane.settings
-        timeout_s = timeout_from_header(request.headers.get(TIMEOUT))
-        check_size(request.content_length or 0, settings.max_body_bytes)
-        with plane.admit(call.model, call.version, call.label, timeout_s, seen.started_at) as ask:
-            seen.ask = ask
-            body = b""
-            if request.body_exists and call.kind is not RestKind.METADATA:
-                until = min(ask.deadline_at, seen.started_at + settings.body_timeout_s)
-                body = await read_body(request, settings.max_body_bytes, until)
-            method = "GET" if call.kind is RestKind.METADATA else "POST"
-            headers = forwarded(request)
-            loop = asyncio.get_running_loop()
-
-            def pin(version: Version) -> UpstreamRequest:
-                left_ms = max(1, int((ask.deadline_at - loop.time()) * 1000))
-                return UpstreamRequest(
-                    f"{method} {predict_path(call, version)}",
-                    body,
-                    (*headers, (TIMEOUT, str(left_ms))),
-                )
-
-            answer = await plane.answer(plane.http, ask, pin)
-            return returned(answer, ask)
-
-
-def _error(seen: Seen, error: GatewayError) -> web.Response:
-    seen.reason = error.reason
-    answer = http_answer(error)
-    return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+    def _refuse(
+        self, exchange: ServerExchange, route: Route, error: GatewayError, seen: Seen
+    ) -> None:
+        answer = self.error(route, error)
+        seen.finish(str(answer.status), error.reason)
+        exchange.respond(answer.status, (Fields(answer.headers.items()),), answer.body)

@@ -1,15 +1,14 @@
-"""Who is working on what: counts that are released whatever way a request ends.
+"""Who is working on what.
 
-Counted by model (admission), by replica (load) and by (model, version, replica), which tells the
-lifecycle when a version may be unloaded.
+Requests are counted by callbacks and not by blocks, as they have none: `Forwarding` is the one
+place that counts, and undoes it at its one end. Counted by model (admission), by replica (load) and
+by (model, version, replica), which tells the lifecycle when a version may be unloaded.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from typing import TypeVar
 
 from gateway.core.route import RoutingTable
@@ -25,32 +24,33 @@ class InFlight:
     """The counts of one process. Nothing in here awaits while it changes them."""
 
     def __init__(self) -> None:
-        self.by_model: Counter[str] = Counter()
-        self.by_replica: Counter[str] = Counter()
-        self._uses: Counter[Use] = Counter()
+        self.by_model: dict[str, int] = {}
+        self.by_replica: dict[str, int] = {}
+        self._uses: dict[Use, int] = {}
         self._ended = asyncio.Event()
         self._waiting = 0
 
-    @contextmanager
-    def request(self, model: str) -> Iterator[None]:
-        """One request of `model`, from admission to its answer."""
-        self.by_model[model] += 1
-        try:
-            yield
-        finally:
-            _decrement(self.by_model, model)
+    def enter(self, model: str) -> None:
+        """A request of `model` has been admitted; `leave` must follow, however it ends."""
+        self.by_model[model] = self.by_model.get(model, 0) + 1
+
+    def leave(self, model: str) -> None:
+        """It has been answered, or has gone."""
+        _decrement(self.by_model, model)
+        if self._waiting:
             self._wake()
 
-    @contextmanager
-    def call(self, use: Use) -> Iterator[None]:
-        """One call to a replica."""
-        self.by_replica[use[2]] += 1
-        self._uses[use] += 1
-        try:
-            yield
-        finally:
-            _decrement(self.by_replica, use[2])
-            _decrement(self._uses, use)
+    def begin(self, use: Use) -> None:
+        """A call to a replica begins; `end` must follow, however it ends."""
+        by_replica, uses, replica_id = self.by_replica, self._uses, use[2]
+        by_replica[replica_id] = by_replica.get(replica_id, 0) + 1
+        uses[use] = uses.get(use, 0) + 1
+
+    def end(self, use: Use) -> None:
+        """It has ended."""
+        _decrement(self.by_replica, use[2])
+        _decrement(self._uses, use)
+        if self._waiting:
             self._wake()
 
     def busy(self, table: RoutingTable) -> Collection[Use]:
@@ -67,12 +67,11 @@ class InFlight:
 
     def _wake(self) -> None:
         # A waiter holds the event that it waits for, so a new one can take its place at once.
-        if self._waiting:
-            self._ended.set()
-            self._ended = asyncio.Event()
+        self._ended.set()
+        self._ended = asyncio.Event()
 
 
-def _decrement(counts: Counter[T], key: T) -> None:
+def _decrement(counts: dict[T, int], key: T) -> None:
     left = counts[key] - 1
     if left:
         counts[key] = left

@@ -15,6 +15,7 @@ import msgspec
 from gateway.core.route import RoutingTable
 from gateway.dataplane.settings import DataplaneSettings
 from gateway.domain import errors
+from gateway.domain.agreement import AgreementTally
 from gateway.domain.errors import GatewayError, Internal, UpstreamFailed
 from gateway.domain.names import Version
 
@@ -28,6 +29,12 @@ class Start(msgspec.Struct, tag="start", frozen=True):
     bound."""
 
     settings: DataplaneSettings
+    sockets: list[list[int]]
+    """The listening sockets of every slot, as inherited descriptors."""
+    slot: int
+    """The slot whose sockets it accepts on from the start."""
+    process: str
+    """Its name among those that share `metrics_dir`."""
     metrics_dir: str
     log_format: str
     takes_reloads: bool
@@ -52,11 +59,27 @@ class ReloadDone(msgspec.Struct, tag="reload_done", frozen=True):
     retry_after_s: float | None = None
 
 
-ToWorker = Start | Publish | ReloadDone
+class Accept(msgspec.Struct, tag="accept", frozen=True):
+    """Accept on the sockets of these slots, and no others: the worker's own, and those of slots
+    whose worker does not serve for now."""
+
+    slots: list[int]
+
+
+class Leave(msgspec.Struct, tag="leave", frozen=True):
+    """Another process has taken this one's slot: accept no more, finish, and exit. Tables still
+    come until then."""
+
+
+ToWorker = Start | Publish | ReloadDone | Accept | Leave
 
 
 class Serving(msgspec.Struct, tag="serving", frozen=True):
-    """Both fronts listen."""
+    """It accepts connections."""
+
+
+class Leaving(msgspec.Struct, tag="leaving", frozen=True):
+    """It accepts no more, finishes, and will exit: somebody has sent it a SIGTERM."""
 
 
 class Failed(msgspec.Struct, tag="failed", frozen=True):
@@ -70,6 +93,29 @@ class Busy(msgspec.Struct, tag="busy", frozen=True):
 
     number: int
     uses: list[tuple[str, Version, str]]
+
+
+class Counted(msgspec.Struct, tag="counted", frozen=True):
+    """What the worker has answered in the windows of rollouts, since they began; and the replicas
+    that are not in good standing with it."""
+
+    windows: dict[str, tuple[int, dict[Version, list[int]]]]
+    standings: dict[str, tuple[str, str]] = {}
+    """What is thought of each, and why."""
+    shadows: dict[str, tuple[int, AgreementTally]] = {}
+
+
+class Demanded(msgspec.Struct, tag="demanded", frozen=True):
+    """What was asked of scaled models since the worker began: seconds in flight and requests, of
+    those where that has changed. An older parent names no scaled models, so is never told."""
+
+    models: dict[str, tuple[float, int]]
+
+
+class Called(msgspec.Struct, tag="called", frozen=True):
+    """Requests wait for these models, which have no replica."""
+
+    models: list[str]
 
 
 class Reload(msgspec.Struct, tag="reload", frozen=True):
@@ -86,7 +132,7 @@ class Refresh(msgspec.Struct, tag="refresh", frozen=True):
     model: str
 
 
-ToParent = Serving | Failed | Busy | Reload | Refresh
+ToParent = Serving | Leaving | Failed | Busy | Counted | Demanded | Called | Reload | Refresh
 
 T = TypeVar("T")
 

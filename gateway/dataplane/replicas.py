@@ -1,76 +1,126 @@
-"""What this process has learnt of each replica from calling it."""
+"""What this process has learnt of each replica from calling it, and who is asked next.
+
+Decisions are `core.balance` and `core.ejection`; in here their events meet the metrics and the log.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from random import Random
 
-from gateway.core.balance import BalanceSettings, PeakEwma, choose, load
+from gateway.core.balance import Balancer, BalanceSettings
+from gateway.core.ejection import Ejections, EjectionSettings, Flip, Standing
 from gateway.core.retry import Failure, prefer_reachable
 from gateway.core.route import Target
 from gateway.dataplane.inflight import InFlight
 from gateway.telemetry import Metrics, log
 
-_UNHEARD = PeakEwma()
+NO_REPORT = -1
+"""In place of what a replica says that it holds: it said nothing."""
+
+AN_ERROR = -2
+"""In its place, too: the answer was an error that may be the replica's own."""
+
+
+SUSPECT = "suspect"
+"""It failed a moment ago: asked only where there is no other."""
 
 
 class Replicas:
-    """Latency estimates and recent connect failures, by replica id."""
+    """Loads, standings and recent connect failures, by replica id."""
 
     def __init__(
-        self, settings: BalanceSettings, in_flight: InFlight, metrics: Metrics, rng: Random
+        self,
+        settings: BalanceSettings,
+        ejection: EjectionSettings,
+        in_flight: InFlight,
+        metrics: Metrics,
+        rng: Random,
     ) -> None:
-        self._settings = settings
         self._in_flight = in_flight
         self._metrics = metrics
         self._rng = rng
-        self._ewma: dict[str, PeakEwma] = {}
+        self.balancer = Balancer(settings)
+        self.ejections = Ejections(ejection)
         self._unreachable_at: dict[str, float] = {}
-        self._shunned: set[str] = set()
+        self._models: dict[str, str] = {}
 
     def choose(self, targets: Sequence[Target], now: float, avoid_s: float | None) -> Target | None:
-        """P2C over `targets`; with `avoid_s`, not over those unreachable within that time."""
+        """One of `targets`; with `avoid_s`, none of those unreachable within that time."""
+        ejections = self.ejections
+        if now >= ejections.next_look:
+            self._tell(ejections.look(now))
+        if ejections.marked:
+            targets = ejections.admitted(targets, now, self._rng)
         if avoid_s is not None and self._unreachable_at:
             avoided = {r for r, at in self._unreachable_at.items() if now - at < avoid_s}
             targets = prefer_reachable(targets, avoided)
-        by_replica, ewma, settings = self._in_flight.by_replica, self._ewma, self._settings
+        return self.balancer.choose(targets, self._in_flight.by_replica, now, self._rng)
 
-        def load_of(target: Target) -> float:
-            replica_id = target.replica_id
-            return load(ewma.get(replica_id, _UNHEARD), by_replica[replica_id], now, settings)
-
-        return choose(targets, load_of, self._rng)
-
-    def answered(self, replica_id: str, latency_s: float, now: float) -> None:
-        """It gave an answer, whatever it said."""
-        self._observe(replica_id, latency_s, now)
-        if self._shunned and replica_id in self._shunned:
-            self._shunned.discard(replica_id)
-            self._unreachable_at.pop(replica_id, None)
-            log.event("replica.answering", replica=replica_id)
+    def answered(self, replica_id: str, took_s: float, report: int, now: float) -> None:
+        """It gave an answer. `report`: the requests that it says it holds, NO_REPORT, or AN_ERROR.
+        The call must have been counted out."""
+        in_flight = self._in_flight.by_replica.get(replica_id, 0)
+        if report >= 0:
+            self.balancer.answered(replica_id, took_s, in_flight, report, now)
+            self.ejections.answered(replica_id, took_s)
+        elif report == NO_REPORT:
+            self.balancer.answered(replica_id, took_s, in_flight, None, now)
+            self.ejections.answered(replica_id, took_s)
+        else:
+            # How fast it fails says nothing of how fast it would answer: it must draw no requests.
+            self.balancer.failed(replica_id, now)
+            self._tell_one(self.ejections.erred(replica_id, now))
 
     def abandoned(self, replica_id: str, elapsed_s: float, now: float) -> None:
         """The caller or its deadline gave up: the answer would have taken longer than this."""
-        if elapsed_s > self._ewma.get(replica_id, _UNHEARD).latency_s:
-            self._observe(replica_id, elapsed_s, now)
+        in_flight = self._in_flight.by_replica.get(replica_id, 0)
+        self.balancer.abandoned(replica_id, elapsed_s, in_flight, now)
 
-    def failed(self, model: str, replica_id: str, failure: Failure, cause: str, now: float) -> None:
-        """It gave none. Shunned from now on by its estimate, until that has faded."""
-        self._observe(replica_id, self._settings.failure_latency_s, now)
+    def late(self, replica_id: str, now: float) -> None:
+        """A deadline passed while it worked. Its fault or not: the other replicas tell."""
+        self._tell_one(self.ejections.erred(replica_id, now))
+
+    def failed(self, replica_id: str, failure: Failure, now: float) -> None:
+        """It gave no answer, or said that it cannot."""
+        self.balancer.failed(replica_id, now)
         if failure is Failure.CONNECT:
             self._unreachable_at[replica_id] = now
-        if replica_id not in self._shunned:
-            self._shunned.add(replica_id)
-            self._metrics.ejections_total.labels(model, failure.value).inc()
-            log.warning("replica.shunned", model=model, replica=replica_id, cause=cause)
+        self._tell_one(self.ejections.failed(replica_id, now))
 
-    def keep(self, replica_ids: Collection[str]) -> None:
-        """Forget all others; ids are never used again."""
-        for known in (self._ewma, self._unreachable_at):
-            for gone in [r for r in known if r not in replica_ids]:
-                del known[gone]
-        self._shunned.intersection_update(replica_ids)
+    def standing(self, replica_id: str) -> Standing:
+        """What is thought of it now."""
+        return self.ejections.standing(replica_id)
 
-    def _observe(self, replica_id: str, latency_s: float, now: float) -> None:
-        before = self._ewma.get(replica_id, _UNHEARD)
-        self._ewma[replica_id] = before.observe(latency_s, now, self._settings.decay_s)
+    def standings(self, now: float) -> dict[str, tuple[str, str]]:
+        """Of those who are not in good standing: what is thought of each, and why."""
+        found = dict.fromkeys(self.balancer.suspects(now), (SUSPECT, "it has just failed"))
+        for replica_id, (standing, cause) in self.ejections.doubted(now).items():
+            found[replica_id] = standing.value, cause.value
+        return found
+
+    def keep(self, models: Mapping[str, Sequence[Collection[str]]], now: float) -> None:
+        """The replicas that there are: for each model, the groups of those that are compared with
+        each other. Forget all others; ids are never used again."""
+        groups = {(m, i): ids for m, sides in models.items() for i, ids in enumerate(sides)}
+        self._models = {r: model for (model, _), ids in groups.items() for r in ids}
+        self.balancer.keep(self._models)
+        self.ejections.keep(groups, now)
+        for gone in [r for r in self._unreachable_at if r not in self._models]:
+            del self._unreachable_at[gone]
+
+    def _tell(self, flips: Sequence[Flip]) -> None:
+        for flip in flips:
+            self._tell_one(flip)
+
+    def _tell_one(self, flip: Flip | None) -> None:
+        if flip is None:
+            return
+        replica_id, model = flip.replica_id, self._models.get(flip.replica_id, "")
+        if flip.cause is not None:
+            self._metrics.ejections_total.labels(model, flip.cause.value).inc()
+            log.warning("replica.ejected", model=model, replica=replica_id, cause=flip.cause.value)
+        elif flip.standing is Standing.PROBATION:
+            log.event("replica.readmitted", model=model, replica=replica_id)
+        else:
+            log.event("replica.trusted", model=model, replica=replica_id)

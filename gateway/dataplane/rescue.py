@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from gateway.codecs import oip_errors
 from gateway.codecs.tfs_errors import error_body, grpc_code, http_status, truncate_message
 from gateway.codecs.tfs_routes import NotFoundPath
 from gateway.domain.errors import GatewayError, Internal
-from gateway.telemetry import log
+from gateway.telemetry.log import log
 
 T = TypeVar("T")
+C = TypeVar("C", bound="Crashable")
+P = ParamSpec("P")
 
 REASON = "x-gateway-reason"
 JSON = "application/json"
@@ -42,21 +45,43 @@ class GrpcError:
     trailers: tuple[tuple[str, str], ...]
 
 
+class Crashable(Protocol):
+    """What lives by callbacks and has an answer to give when one of them has a bug."""
+
+    def crashed(self, error: Exception) -> None: ...
+
+
+def guarded(step: Callable[Concatenate[C, P], None]) -> Callable[Concatenate[C, P], None]:
+    """Make a callback that raises nothing: a bug in it becomes the answer of its request."""
+
+    @wraps(step)
+    def run(self: C, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            step(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - where a bug becomes an answer
+            self.crashed(error)
+
+    return run
+
+
+def bug(error: Exception) -> Internal:
+    """Log a bug of ours; what its caller is told."""
+    log.bug("request.bug", error)
+    return Internal(
+        "The gateway failed on this request because of a bug of its own; its log tells where. "
+        "Other requests are not affected.",
+        reason="bug",
+    )
+
+
 async def rescued(answering: Awaitable[T], on_error: Callable[[GatewayError], T]) -> T:
     """Await an answer; whatever goes wrong becomes one through `on_error`. Cancellation passes."""
     try:
         return await answering
     except GatewayError as error:
         return on_error(error)
-    except Exception as error:  # noqa: BLE001 - the one place where a bug becomes an answer
-        log.bug("request.bug", error)
-        return on_error(
-            Internal(
-                "The gateway failed on this request because of a bug of its own; its log tells "
-                "where. Other requests are not affected.",
-                reason="bug",
-            )
-        )
+    except Exception as error:  # noqa: BLE001 - where a bug becomes an answer
+        return on_error(bug(error))
 
 
 def http_answer(error: GatewayError) -> HttpError:

@@ -190,6 +190,11 @@ def refused(caller: Dialect, replica: Dialect, answer: UpstreamAnswer) -> Upstre
     return UpstreamAnswer(status, body, (("content-type", _JSON),))
 
 
+def words_of(answer: UpstreamAnswer) -> str:
+    """A replica's own error, in its words."""
+    return answer.message or _message(answer.body) or f"it answered with status {answer.status}"
+
+
 def _message(body: bytes) -> str:
     """What a JSON error says under the keys that servers use; else its text."""
     try:

@@ -70,6 +70,24 @@ class Translation:
         self._upstreams: dict[tuple[Dialect, Dialect, bool], TranslatingUpstream] = {}
         self._threads: ThreadPoolExecutor | None = None
 
+    def between(
+        self, caller: Dialect, endpoint: Endpoint, asked: tuple[str, ...]
+    ) -> Upstream | None:
+        """Who speaks to a replica that does not speak its caller's dialect; None where it does.
+        `asked` is what the operator says that it speaks (`--speaks`), which restricts what it says
+        of itself.
+
+        Raises:
+            Unimplemented: it speaks nothing that we know (`no_dialect`).
+        """
+        said, unversioned = endpoint.speaks, endpoint.unversioned
+        if caller in asked and (not said or caller in said) and not unversioned:
+            return None
+        speaks = tuple([p for p in said if p in asked]) or said or asked
+        if caller in speaks and not unversioned:
+            return None
+        return self.upstream(caller, speaks, unversioned=unversioned)
+
     def upstream(
         self, caller: Dialect, speaks: Collection[str], *, unversioned: bool = False
     ) -> Upstream:

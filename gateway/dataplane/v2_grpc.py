@@ -1,4 +1,4 @@
-"""The Open Inference Protocol V2 on the gRPC front: `inference.GRPCInferenceService`.
+"""The Open Inference Protocol V2 over gRPC: `inference.GRPCInferenceService`.
 
 What asks a model passes through as bytes, the version pinned by appending it (codecs.oip_scan).
 What asks a server is answered from the routing table. Each message of a stream takes the way of a
@@ -7,139 +7,148 @@ ModelInfer of its own (v2_stream).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-import grpc
 from google.protobuf.message import DecodeError, Message
 
 from gateway import __version__
 from gateway.codecs import oip_admin
 from gateway.codecs.oip_errors import Flavour, reworded
 from gateway.codecs.oip_methods import OipMethod
-from gateway.codecs.oip_scan import OipFields, pin_version, scan, version_of
+from gateway.codecs.oip_scan import (
+    OipFields,
+    feeding,
+    pin_of,
+    pin_version,
+    read_fed,
+    route_fields,
+    scan,
+    version_of,
+)
 from gateway.codecs.pb import oip_pb2
+from gateway.codecs.proto_feed import FieldFeed
+from gateway.core.queueing import PRIORITY, priority_of
 from gateway.dataplane import v2_own
-from gateway.dataplane.grpc_parts import CANCELLED, Context, Reply, forwarded, replied, send
+from gateway.dataplane.grpc_parts import Asked, Reply, forwarded, handled, replied, replying
 from gateway.dataplane.plane import Dataplane
-from gateway.dataplane.rescue import rescued, v2_grpc_answer
+from gateway.dataplane.rescue import GrpcError, v2_grpc_answer
 from gateway.dataplane.seen import Seen
 from gateway.dataplane.v2_loads import Loads
 from gateway.dataplane.v2_stats import all_statistics
-from gateway.dataplane.v2_stream import Stream
+from gateway.dataplane.v2_stream import Stream as InferStream
 from gateway.domain.errors import GatewayError, InvalidRequest, NotFound
 from gateway.domain.names import Version
 from gateway.ports import Reloader, UpstreamRequest
+from gateway.wire.exchange import Data
+from gateway.wire.fields import Pairs
+from gateway.wire.grpc import GrpcCall, Stream, Unary
 
-_OF_MODEL = frozenset(
-    (
-        OipMethod.MODEL_INFER,
-        OipMethod.MODEL_METADATA,
-        OipMethod.MODEL_CONFIG,
-        OipMethod.MODEL_STATISTICS,
-    )
-)
 _CUDA = (OipMethod.CUDA_SHARED_MEMORY_STATUS, OipMethod.CUDA_SHARED_MEMORY_REGISTER)
 _REGISTER = (OipMethod.SYSTEM_SHARED_MEMORY_REGISTER, OipMethod.CUDA_SHARED_MEMORY_REGISTER)
 _STATUS = (OipMethod.SYSTEM_SHARED_MEMORY_STATUS, OipMethod.CUDA_SHARED_MEMORY_STATUS)
 
 
 class V2Grpc:
-    """`handlers` by method path."""
+    """grpc_parts.GrpcDialect, and the methods that are not passed on."""
+
+    protocol = "v2-grpc"
+    passed_on = (OipMethod.MODEL_INFER, OipMethod.MODEL_METADATA, OipMethod.MODEL_CONFIG)
+    """Statistics are of one model or of all, and of one version or of all: read whole."""
 
     def __init__(
         self, plane: Dataplane, reloader: Reloader | None, is_draining: Callable[[], bool]
     ) -> None:
+        self.transport = plane.v2_grpc
         self._plane = plane
         self._is_draining = is_draining
         self._loads = Loads(plane, reloader)
         self._flavour = Flavour(plane.settings.v2_flavour)
-        self.handlers: Mapping[str, Any] = {
-            method.path: grpc.unary_unary_rpc_method_handler(partial(self._handle, method))
+        self.handlers: Mapping[str, Unary | Stream] = {
+            method.path: Unary(partial(self._handle, method))
             for method in OipMethod
-            if not method.is_streaming
-        } | {OipMethod.MODEL_STREAM_INFER.path: grpc.stream_stream_rpc_method_handler(self._stream)}
+            if not method.is_streaming and method not in self.passed_on
+        } | {OipMethod.MODEL_STREAM_INFER.path: Stream(self._stream)}
 
-    async def _handle(self, method: OipMethod, body: bytes, context: Context) -> bytes:
-        seen = Seen(self._plane, "v2-grpc", CANCELLED)
-        try:
-            reply = await self._rescued(method, body, context, forwarded(context), seen)
-        finally:
-            seen.finish(method.path)
-        return await send(reply, context)
+    def scan(self, method: object, body: Data, at: int) -> Asked:
+        """See GrpcDialect."""
+        return _asked(route_fields(cast(OipMethod, method), body, at))
 
-    async def _stream(self, requests: Any, context: Context) -> None:
-        await Stream(self._message, self._plane.settings.stream_window).serve(requests, context)
+    def feeding(self, method: object) -> FieldFeed:
+        """See GrpcDialect."""
+        return feeding(cast(OipMethod, method))
 
-    async def _message(
-        self, body: bytes, context: Context, metadata: tuple[tuple[str, Any], ...]
-    ) -> Reply:
-        """One message of a stream, admitted, routed, counted and observed like any ModelInfer."""
-        seen = Seen(self._plane, "v2-grpc", CANCELLED)
-        try:
-            return await self._rescued(OipMethod.MODEL_INFER, body, context, metadata, seen)
-        finally:
-            seen.finish(OipMethod.MODEL_STREAM_INFER.path)
+    def read_fed(self, method: object, feed: FieldFeed) -> Asked:
+        """See GrpcDialect."""
+        return _asked(read_fed(cast(OipMethod, method), feed))
 
-    async def _rescued(
-        self,
-        method: OipMethod,
-        body: bytes,
-        context: Context,
-        metadata: tuple[tuple[str, Any], ...],
-        seen: Seen,
-    ) -> Reply:
-        reply = await rescued(
-            self._reply(method, body, context, metadata, seen), partial(_error, seen)
-        )
-        seen.code = reply.code_name
-        return reply
+    def pin(self, version: Version) -> bytes:
+        """See GrpcDialect."""
+        return pin_of(version)
 
-    async def _reply(
-        self,
-        method: OipMethod,
-        body: bytes,
-        context: Context,
-        metadata: tuple[tuple[str, Any], ...],
-        seen: Seen,
-    ) -> Reply:
-        if method not in _OF_MODEL:
+    def error(self, asked: Asked | None, error: GatewayError) -> GrpcError:
+        """See GrpcDialect. In the words of the flavour."""
+        if asked is not None:
+            error = reworded(self._flavour, error, asked.model, asked.version)
+        return v2_grpc_answer(error)
+
+    async def _handle(self, method: OipMethod, body: bytes, call: GrpcCall) -> bytes:
+        seen = Seen(self._plane, self.protocol, method.path)
+        return await handled(self._reply(method, body, call, seen), seen, v2_grpc_answer, call)
+
+    async def _reply(self, method: OipMethod, body: bytes, call: GrpcCall, seen: Seen) -> Reply:
+        if method is not OipMethod.MODEL_STATISTICS:
             answer = await self._own(method, _parsed(method, body))
             return Reply(0, answer.SerializeToString())
         fields = scan(method, body)
         seen.model = fields.model
-        if method is OipMethod.MODEL_STATISTICS and not fields.model:
-            return Reply(0, await all_statistics(self._plane, self._plane.v2_grpc))
+        if not fields.model:
+            return Reply(0, await all_statistics(self._plane, self.transport))
+        timeout_s = call.time_remaining()
+        return await self._ask(method, body, fields, timeout_s, forwarded(call.head).pairs, seen)
+
+    async def _stream(self, requests: AsyncIterator[bytes], call: GrpcCall) -> None:
+        await InferStream(self._message, self._plane.settings.stream_window).serve(requests, call)
+
+    async def _message(self, body: bytes, call: GrpcCall, metadata: Pairs) -> Reply:
+        """One message of a stream, admitted, routed, counted and observed like any ModelInfer."""
+        seen = Seen(self._plane, self.protocol, OipMethod.MODEL_STREAM_INFER.path)
+        return await replying(self._infer(body, call, metadata, seen), seen, v2_grpc_answer)
+
+    async def _infer(self, body: bytes, call: GrpcCall, metadata: Pairs, seen: Seen) -> Reply:
+        fields = scan(OipMethod.MODEL_INFER, body)
+        seen.model = fields.model
+        timeout_s = _shortest(call.time_remaining(), fields.timeout_us)
+        return await self._ask(OipMethod.MODEL_INFER, body, fields, timeout_s, metadata, seen)
+
+    async def _ask(
+        self,
+        method: OipMethod,
+        body: bytes,
+        fields: OipFields,
+        timeout_s: float | None,
+        metadata: Pairs,
+        seen: Seen,
+    ) -> Reply:
+        def pin(version: Version) -> UpstreamRequest:
+            if method is OipMethod.MODEL_STATISTICS and fields.version is None:
+                # Of all versions, as Triton has it.
+                return UpstreamRequest(method.path, body, metadata)
+            return UpstreamRequest(method.path, pin_version(method, body, version), metadata)
+
+        priority = priority_of(dict(metadata).get(PRIORITY))
+        transport, model, version = self.transport, fields.model, fields.version
         try:
-            return await self._forward(method, body, fields, context, metadata, seen)
+            answer = await self._plane.ask(
+                transport, model, version, None, timeout_s, pin, seen, metadata, priority
+            )
         except GatewayError as error:
             new = reworded(self._flavour, error, fields.model, fields.version)
             if new is error:
                 raise
             raise new from error
-
-    async def _forward(
-        self,
-        method: OipMethod,
-        body: bytes,
-        fields: OipFields,
-        context: Context,
-        metadata: tuple[tuple[str, Any], ...],
-        seen: Seen,
-    ) -> Reply:
-        plane = self._plane
-        timeout_s = _shortest(context.time_remaining(), fields.timeout_us)
-        with plane.admit(fields.model, fields.version, None, timeout_s, seen.started_at) as ask:
-            seen.ask = ask
-
-            def pin(version: Version) -> UpstreamRequest:
-                if method is OipMethod.MODEL_STATISTICS and fields.version is None:
-                    # Of all versions, as Triton has it.
-                    return UpstreamRequest(method.path, body, metadata)
-                return UpstreamRequest(method.path, pin_version(method, body, version), metadata)
-
-            return replied(await plane.answer(plane.v2_grpc, ask, pin), ask)
+        return replied(answer, seen)
 
     # ---- of the gateway --------------------
 
@@ -227,7 +236,7 @@ def _shortest(left_s: float | None, timeout_us: int | None) -> float | None:
     return timeout_us / 1e6 if left_s is None else min(left_s, timeout_us / 1e6)
 
 
-def _error(seen: Seen, error: GatewayError) -> Reply:
-    seen.reason = error.reason
-    answer = v2_grpc_answer(error)
-    return Reply(answer.code, b"", answer.details, answer.trailers)
+def _asked(fields: OipFields) -> Asked:
+    """Triton's `timeout` parameter is a deadline; 0 sets none."""
+    timeout_us = fields.timeout_us
+    return Asked(fields.model, fields.version, None, timeout_us / 1e6 if timeout_us else None)

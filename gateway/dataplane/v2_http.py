@@ -1,4 +1,4 @@
-"""The Open Inference Protocol V2 on the HTTP front: `/v2…` in, the same out.
+"""The Open Inference Protocol V2 over HTTP: `/v2…` in, the same out.
 
 What asks a model passes through with its version pinned in the path, body and headers as they came
 (the binary extension's lengths and compression are between caller and replica). What asks a server
@@ -7,29 +7,29 @@ is answered from the routing table.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from urllib.parse import quote
-
-from aiohttp import web
-from aiohttp.web_request import BaseRequest
 
 from gateway import __version__
 from gateway.codecs import oip_admin
 from gateway.codecs.oip_errors import Flavour, reworded
 from gateway.codecs.oip_routes import OipCall, OipKind, infer_path, parse
-from gateway.core.admission import check_size, timeout_from_header
 from gateway.dataplane import v2_own
-from gateway.dataplane.http_parts import TIMEOUT, forwarded, read_body, returned
+from gateway.dataplane.http_parts import Route
 from gateway.dataplane.plane import Dataplane
-from gateway.dataplane.rescue import JSON, v2_http_answer
+from gateway.dataplane.rescue import JSON, HttpError, rescued, v2_http_answer
 from gateway.dataplane.seen import Seen
 from gateway.dataplane.v2_loads import Loads
 from gateway.dataplane.v2_stats import all_statistics
 from gateway.domain.errors import GatewayError, NotFound, Unimplemented
 from gateway.domain.names import Version
-from gateway.ports import Reloader, UpstreamRequest
+from gateway.ports import Reloader
+from gateway.wire.exchange import Data, RequestHead, ServerExchange
+from gateway.wire.fields import Fields
+from gateway.wire.tasks import Awaited
 
 _OWN_BODY_BYTES = 1024 * 1024
 """Bodies that the gateway itself reads: filters, and parameters that it refuses anyway."""
@@ -37,70 +37,86 @@ _OWN_BODY_BYTES = 1024 * 1024
 _POSTED = (OipKind.INFER, OipKind.GENERATE)
 _FORWARDED = (*_POSTED, OipKind.MODEL_METADATA, OipKind.CONFIG)
 
+Said = tuple[int, Fields, bytes]
+_JSON = Fields((("content-type", JSON),))
 
-class V2Http:
-    """Answers requests whose path begins with `/v2`."""
+
+class V2Rest:
+    """http_parts.Rest, and the answers that need no replica."""
+
+    protocol = "v2-http"
 
     def __init__(
         self, plane: Dataplane, reloader: Reloader | None, is_draining: Callable[[], bool]
     ) -> None:
+        self.transport = plane.v2_http
         self._plane = plane
         self._is_draining = is_draining
         self._loads = Loads(plane, reloader)
         self._flavour = Flavour(plane.settings.v2_flavour)
 
-    async def answer(self, request: BaseRequest, seen: Seen) -> web.Response:
-        """Raises GatewayError in the words of the flavour; `error` turns it into an answer."""
-        call = parse(request.method, request.raw_path)
-        seen.model = call.model
+    @staticmethod
+    def route(head: RequestHead) -> Route:
+        """What the head asks for."""
+        route = Route(head, is_v2=True)
         try:
+            call = route.call = parse(head.method, head.path)
+            route.model, route.version = call.model, call.version
             if call.kind in _FORWARDED or (call.kind is OipKind.STATS and call.model):
-                return await self._forward(request, call, seen)
-            return await self._own(request, call, seen)
+                route.forward(head, takes_body=call.kind in _POSTED)
         except GatewayError as error:
-            new = reworded(self._flavour, error, call.model, call.version)
-            if new is error:
-                raise
-            raise new from error
+            route.error = error
+        return route
 
-    def error(self, seen: Seen, error: GatewayError) -> web.Response:
-        """An error as the answer of this protocol."""
-        seen.reason = error.reason
+    def path(self, route: Route, version: Version) -> str:
+        """See Rest."""
+        call = route.call
+        assert isinstance(call, OipCall)  # of a route that is forwarded
+        if call.kind is OipKind.STATS and call.version is None:
+            # Of all versions, as Triton has it.
+            return f"/v2/models/{quote(call.model, safe='')}/stats"
+        return infer_path(call, version)
+
+    def error(self, route: Route, error: GatewayError) -> HttpError:
+        """See Rest. In the words of the flavour."""
+        if route.call is not None:
+            error = reworded(self._flavour, error, route.model, route.version)
         answer = v2_http_answer(error)
-        status = 400 if isinstance(error, v2_own.ControlRefused) else answer.status
-        return web.Response(status=status, body=answer.body, headers=answer.headers)
+        if isinstance(error, v2_own.ControlRefused):
+            return replace(answer, status=400)
+        return answer
 
-    # ---- of a model --------------------
+    def answer(self, exchange: ServerExchange, route: Route, body: Data | None) -> None:
+        """Answer what is not passed on."""
+        self._plane.tasks.run(exchange, body, partial(self._respond, route))
 
-    async def _forward(self, request: BaseRequest, call: OipCall, seen: Seen) -> web.Response:
-        plane = self._plane
-        settings = plane.settings
-        timeout_s = timeout_from_header(request.headers.get(TIMEOUT))
-        check_size(request.content_length or 0, settings.max_body_bytes)
-        with plane.admit(call.model, call.version, None, timeout_s, seen.started_at) as ask:
-            seen.ask = ask
-            body = b""
-            if request.body_exists and call.kind in _POSTED:
-                until = min(ask.deadline_at, seen.started_at + settings.body_timeout_s)
-                body = await read_body(request, settings.max_body_bytes, until)
-            headers = forwarded(request)
-            loop = asyncio.get_running_loop()
+    async def _respond(self, route: Route, request: Awaited) -> None:
+        seen = Seen(self._plane, self.protocol, request.head.path)
+        seen.model = route.model
+        code, reason = "499", ""
 
-            def pin(version: Version) -> UpstreamRequest:
-                left_ms = max(1, int((ask.deadline_at - loop.time()) * 1000))
-                return UpstreamRequest(
-                    f"{call.method} {_path(call, version)}",
-                    body,
-                    (*headers, (TIMEOUT, str(left_ms))),
-                )
+        def refusal(error: GatewayError) -> Said:
+            nonlocal reason
+            reason = error.reason
+            answer = self.error(route, error)
+            return answer.status, Fields(answer.headers.items()), answer.body
 
-            return returned(await plane.answer(plane.v2_http, ask, pin), ask)
+        try:
+            if route.error is not None:
+                status, fields, body = refusal(route.error)
+            else:
+                status, fields, body = await rescued(self._own(request, route), refusal)
+            code = str(status)
+        finally:
+            seen.finish(code, reason)
+        request.respond(status, (fields,), body)
 
-    # ---- of the gateway --------------------
-
-    async def _own(self, request: BaseRequest, call: OipCall, seen: Seen) -> web.Response:
+    async def _own(self, request: Awaited, route: Route) -> Said:
+        call = route.call
+        assert isinstance(call, OipCall)  # of a route without an error
         table, flavour = self._plane.table, self._flavour
-        body = await self._read_own(request, seen)
+        until = self._plane.loop.time() + self._plane.settings.body_timeout_s
+        body = await request.body(_OWN_BODY_BYTES, until)
         match call.kind:
             case OipKind.LIVE:
                 return _said(*oip_admin.live_answer(flavour, live=True))
@@ -136,20 +152,13 @@ class V2Http:
             case _:
                 raise NotFound("Not Found", reason="path_unknown")
 
-    async def _read_own(self, request: BaseRequest, seen: Seen) -> bytes:
-        if not request.body_exists:
-            return b""
-        until = seen.started_at + self._plane.settings.body_timeout_s
-        check_size(request.content_length or 0, _OWN_BODY_BYTES)
-        return await read_body(request, _OWN_BODY_BYTES, until)
-
-    def _model_ready(self, call: OipCall) -> web.Response:
+    def _model_ready(self, call: OipCall) -> Said:
         error = v2_own.model_ready(self._plane.table, call.model, call.version, self._flavour)
         if isinstance(error, NotFound) and self._flavour is Flavour.KSERVE:
             raise error
         return _said(*oip_admin.model_ready_answer(self._flavour, call.model, error is None))
 
-    def _settings(self, call: OipCall) -> web.Response:
+    def _settings(self, call: OipCall) -> Said:
         is_trace = call.kind is OipKind.TRACE_SETTING
         if is_trace and call.model:
             v2_own.check_known(self._plane.table, call.model, self._flavour)
@@ -159,14 +168,7 @@ class V2Http:
         return _said(200, json.dumps(dict(settings)).encode())
 
 
-def _path(call: OipCall, version: Version) -> str:
-    if call.kind is OipKind.STATS and call.version is None:
-        # Of all versions, as Triton has it.
-        return f"/v2/models/{quote(call.model, safe='')}/stats"
-    return infer_path(call, version)
-
-
-def _shared_memory(call: OipCall) -> web.Response:
+def _shared_memory(call: OipCall) -> Said:
     kind = "system" if call.kind is OipKind.SYSTEM_SHARED_MEMORY else "cuda"
     if call.action == "register":
         raise v2_own.refuse_shared_memory(kind)
@@ -178,5 +180,5 @@ def _shared_memory(call: OipCall) -> web.Response:
     return _said(200, b"")
 
 
-def _said(status: int, body: bytes) -> web.Response:
-    return web.Response(status=status, body=body, headers={"content-type": JSON})
+def _said(status: int, body: bytes) -> Said:
+    return status, _JSON, body

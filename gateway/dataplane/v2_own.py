@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.codecs.oip_admin import IndexEntry, index_entries
 from gateway.codecs.oip_errors import Flavour, model_not_ready, model_unknown
-from gateway.core.route import ModelRoute, RoutingTable, route
+from gateway.core.route import ModelRoute, RoutingTable, is_held, route
 from gateway.domain.errors import GatewayError, InvalidRequest, Unavailable, Unimplemented
 from gateway.domain.models import VersionState, VersionStatus
 from gateway.domain.names import Version
@@ -51,7 +51,9 @@ def _routable(model: ModelRoute) -> list[VersionStatus]:
     """A version whose replicas are gone for the moment is not READY to callers."""
     return [
         replace(status, state=VersionState.LOADING, reason="its replicas are being replaced")
-        if status.state is VersionState.READY and not model.targets.get(status.version)
+        if status.state is VersionState.READY
+        and not model.targets.get(status.version)
+        and not model.is_started_on_demand
         else status
         for status in sorted(model.statuses, key=lambda s: s.version)
     ]
@@ -70,6 +72,8 @@ def model_ready(
     try:
         route(table, name, version)
     except Unavailable as error:
+        if is_held(table, name, version):
+            return None
         return model_not_ready(flavour, name, version, reason=error.reason)
     except GatewayError:
         return model_unknown(flavour, name, version)

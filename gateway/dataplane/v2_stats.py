@@ -17,7 +17,8 @@ from google.protobuf.message import DecodeError
 from gateway.codecs.oip_methods import OipMethod
 from gateway.codecs.pb import oip_pb2
 from gateway.core.dialect import Dialect
-from gateway.dataplane.plane import Dataplane, Transport
+from gateway.dataplane.callers import Transport
+from gateway.dataplane.plane import Dataplane
 from gateway.domain.errors import GatewayError
 from gateway.domain.names import Version
 from gateway.ports import UpstreamRequest
@@ -57,9 +58,7 @@ async def _ask(plane: Dataplane, transport: Transport, name: str) -> bytes:
         return UpstreamRequest(f"GET /v2/models/{name}/stats", b"")
 
     try:
-        started_at = asyncio.get_running_loop().time()
-        with plane.admit(name, None, None, _TIMEOUT_S, started_at) as ask:
-            answer = await plane.answer(transport, ask, pin)
+        answer = await plane.ask(transport, name, None, None, _TIMEOUT_S, pin)
         ok = 0 if transport.dialect is Dialect.V2_GRPC else 200
         if answer.status == ok and _is_statistics(transport, answer.body):
             return answer.body

@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 from gateway.codecs.oip_methods import OipMethod
 from gateway.codecs.oip_scan import scan
 from gateway.codecs.pb import oip_pb2
 from gateway.codecs.proto_walk import varint
-from gateway.dataplane.grpc_parts import Context, Reply, abort, forwarded
+from gateway.dataplane.grpc_parts import Reply, forwarded
 from gateway.domain.errors import InvalidRequest
+from gateway.wire.fields import Pairs
+from gateway.wire.grpc import GrpcCall
 
-_Metadata = tuple[tuple[str, Any], ...]
-Answer = Callable[[bytes, Context, _Metadata], Awaitable[Reply]]
+Answer = Callable[[bytes, GrpcCall, Pairs], Awaitable[Reply]]
 """Answers one message; raises nothing but cancellation."""
 
 _STRICT = "triton_grpc_error"
@@ -43,43 +43,43 @@ class Stream:
         self._slots = asyncio.Semaphore(window)
         self._answering: asyncio.Queue[asyncio.Task[tuple[Reply, bytes]] | None] = asyncio.Queue()
 
-    async def serve(self, requests: AsyncIterator[bytes], context: Context) -> None:
+    async def serve(self, requests: AsyncIterator[bytes], call: GrpcCall) -> None:
         """Answer until the caller has no more requests and has all answers."""
-        metadata = forwarded(context)
+        metadata = forwarded(call.head).pairs
         is_strict = any(k == _STRICT and v == "true" for k, v in metadata)
         metadata = tuple((k, v) for k, v in metadata if k != _STRICT)
         failed: Reply | None = None
         async with asyncio.TaskGroup() as tasks:
-            reading = tasks.create_task(self._read(requests, context, metadata, tasks))
+            reading = tasks.create_task(self._read(requests, call, metadata, tasks))
             while (answering := await self._answering.get()) is not None:
                 reply, message = await answering
                 if reply.code and is_strict:
                     failed = reply
                     break
-                await context.write(message)
+                await call.write(message)
                 self._slots.release()
             reading.cancel()
             while not self._answering.empty():
                 if (left := self._answering.get_nowait()) is not None:
                     left.cancel()
         if failed is not None:
-            await abort(failed, context)
+            failed.send(call)
 
     async def _read(
         self,
         requests: AsyncIterator[bytes],
-        context: Context,
-        metadata: _Metadata,
+        call: GrpcCall,
+        metadata: Pairs,
         tasks: asyncio.TaskGroup,
     ) -> None:
         await self._slots.acquire()
         async for body in requests:
-            self._answering.put_nowait(tasks.create_task(self._one(body, context, metadata)))
+            self._answering.put_nowait(tasks.create_task(self._one(body, call, metadata)))
             await self._slots.acquire()
         self._answering.put_nowait(None)
 
-    async def _one(self, body: bytes, context: Context, metadata: _Metadata) -> tuple[Reply, bytes]:
-        reply = await self._answer(body, context, metadata)
+    async def _one(self, body: bytes, call: GrpcCall, metadata: Pairs) -> tuple[Reply, bytes]:
+        reply = await self._answer(body, call, metadata)
         if not reply.code:
             return reply, _wrapped(reply.body)
         message = oip_pb2.ModelStreamInferResponse(error_message=reply.details)

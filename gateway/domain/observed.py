@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.domain.models import VersionState
 from gateway.domain.names import Version
-from gateway.domain.replicas import Replica, ReplicaState
+from gateway.domain.replicas import Replica, ReplicaStanding, ReplicaState
+from gateway.domain.rollouts import RolloutView
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,26 @@ class ReplicaView:
     versions: tuple[Version, ...] = ()
     """AVAILABLE ones, ascending."""
     reason: str = ""
+    standing: ReplicaStanding | None = None
+    """What data planes think of it now; None where all of them think well."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleView:
+    """How many replicas a model has by its requests, and why."""
+
+    wanted: int
+    """0: it is stopped, and the next request starts it."""
+    why: str = ""
+    """Why it is so many; empty where that has not changed since the gateway started."""
+    at: str = ""
+    """When that changed last, RFC 3339, UTC; empty as `why`."""
+    is_on_demand: bool = False
+    """It has none while nobody asks."""
+    is_panicking: bool = False
+    """A burst: replicas are only added."""
+    in_flight: float = field(default=0.0, compare=False)
+    """On average over the long window. Not compared: alone it is no news."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,4 +79,13 @@ class ModelView:
     """RFC 3339, UTC; empty when the source can be read."""
     converged: bool = False
     """Every wanted replica is READY with every aspired version, none is too many, and `live` is the
-    newest aspired version: nothing is left to do."""
+    newest aspired version, or waits for a rollout: nothing is left to do but that."""
+    rollout: RolloutView | None = None
+    """The newest one, under way or over."""
+    scale: ScaleView | None = None
+    """None where it has a fixed number of replicas."""
+
+    @property
+    def is_idle(self) -> bool:
+        """It is stopped because nobody asks; the next request starts it."""
+        return self.scale is not None and self.scale.wanted == 0

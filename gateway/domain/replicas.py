@@ -9,6 +9,10 @@ from enum import StrEnum
 from gateway.domain.models import ModelSpec, VersionStatus
 from gateway.domain.names import Version
 
+CANARY_GROUP = "canary"
+"""The group of replicas that hold a rollout's new version and nothing else. The model's own
+replicas, which answer for all that is not a canary's, are of the group ""."""
+
 
 class ReplicaState(StrEnum):
     """starting → loading → ready → draining → stopped; any → failed.
@@ -59,6 +63,8 @@ class Replica:
     endpoint: Endpoint | None = None
     template: str = ""
     """Digest of everything that a running replica cannot change (see `ReplicaSet.template`)."""
+    group: str = ""
+    """As its ReplicaSet's."""
     pid: int | None = None
     gpus: tuple[str, ...] = ()
     restarts: int = 0
@@ -69,12 +75,18 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaSet:
-    """The replicas that one model should have."""
+    """The replicas that one model should have of one group. A model with several is wanted as
+    several of these; a group that is not named is not wanted."""
 
     spec: ModelSpec
     template: str
     """Digest of the parts of the spec that a running replica cannot change: source, backend,
     resources, batching, image, command, hooks. Replicas of another template are replaced."""
+    wanted: int
+    """How many there should be."""
+    group: str = ""
+    """Groups of a model are started, replaced and ended independently of each other; "" is the
+    model's own, which always is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +108,16 @@ class ReplicaReport:
     versions: Mapping[Version, VersionStatus] = field(default_factory=dict)
     unversioned: bool = False
     """It named no version; `versions` is what it was told."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaStanding:
+    """What data planes think of a replica that does not answer them as it should."""
+
+    standing: str
+    """`suspect`, `ejected` or `probation` (core.ejection)."""
+    cause: str
+    planes: int = 1
+    """How many of them think so, …"""
+    of: int = 1
+    """… of how many."""

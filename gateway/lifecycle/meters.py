@@ -45,11 +45,15 @@ class Meters:
             self._metrics.version_load_seconds.labels(model=model).observe(now - begun_at)
 
     def observe(self, models: Iterable[ModelLoop]) -> None:
-        """Set the gauges of replicas by state."""
+        """Set the gauges of replicas by state, and of rollouts."""
         if self._metrics is None:
             return
         for model in models:
             views = model.view.replicas if model.view is not None else ()
+            rollout = model.rollouts.rollout
+            if rollout is not None:
+                self._metrics.canary_weight_ratio.labels(model=model.name).set(rollout.weight)
+            self._metrics.replicas_wanted.labels(model=model.name).set(model.wanted)
             states = Counter(view.state for view in views)
             for state in ReplicaState:
                 gauge = self._metrics.replicas.labels(model=model.name, state=str(state))

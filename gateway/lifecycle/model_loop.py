@@ -6,18 +6,59 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from gateway.core.analysis import AnalysisSettings
+from gateway.core.autoscale import AutoscaleSettings, Demand
+from gateway.core.hedge import share_of
 from gateway.core.placement import template_of
-from gateway.core.route import ModelRoute, Target
-from gateway.core.versions import Decision, Memory, ReplicaSeen, Snapshot, decide
+from gateway.core.rollout import TRANSITIONS, Look
+from gateway.core.route import Canary, ModelRoute, Target
+from gateway.core.versions import Decision, Memory, ReplicaSeen, Snapshot, decide, given_up
+from gateway.domain.agreement import AgreementTally
 from gateway.domain.models import Backend, ModelRecord, VersionStatus
 from gateway.domain.names import Version
 from gateway.domain.observed import ModelView
-from gateway.domain.replicas import Replica, ReplicaState
+from gateway.domain.replicas import CANARY_GROUP, Replica, ReplicaSet, ReplicaState
+from gateway.domain.rollouts import RolloutView
 from gateway.lifecycle.replica_watch import NOTHING, ReplicaWatch
-from gateway.lifecycle.source_watch import SourceWatch
-from gateway.lifecycle.views import Seen, merged, model_view, reasons_of, routed_statuses
+from gateway.lifecycle.rollout_loop import RolloutLoop
+from gateway.lifecycle.scale_loop import ScaleLoop
+from gateway.lifecycle.source_watch import SourceWatch, utc_stamp
+from gateway.lifecycle.views import (
+    Seen,
+    canary_trouble,
+    merged,
+    model_view,
+    reasons_of,
+    routed_statuses,
+)
 
 _ANSWERING = (ReplicaState.LOADING, ReplicaState.DRAINING)
+
+_MOST_TRANSITIONS = len(TRANSITIONS)
+"""Of one rollout in one tick. The end of one and the beginning of the next are two."""
+
+
+def _trouble(watch: ReplicaWatch) -> str:
+    """What is wrong with talking to a replica."""
+    if watch.is_silent:
+        return "does not answer: it is not asked for predictions until it does"
+    return watch.trouble
+
+
+def _listens(replica: Replica) -> bool:
+    return replica.state in _ANSWERING and replica.endpoint is not None
+
+
+def _seen(replica: Replica, watch: ReplicaWatch | None) -> ReplicaSeen:
+    return ReplicaSeen(
+        id=replica.id,
+        report=NOTHING if watch is None else watch.report,
+        draining=replica.state is ReplicaState.DRAINING,
+        must_go=bool(replica.reason),
+        told=frozenset() if watch is None else watch.told,
+        is_silent=watch is not None and watch.is_silent,
+        group=replica.group,
+    )
 
 
 @dataclass(slots=True)
@@ -28,16 +69,50 @@ class ModelLoop:
     source: SourceWatch
     source_task: asyncio.Task[None]
     live: Version | None
+    rollouts: RolloutLoop
+    scale: ScaleLoop
     deleted: bool = False
     memory: Memory = field(default_factory=Memory)
     reasons: Mapping[Version, str] = field(default_factory=dict)
     decision: Decision | None = None
     view: ModelView | None = None
+    silent: tuple[Target, ...] = ()
+    """Replicas that nobody should wait for any more (core.versions.given_up)."""
 
     @property
     def name(self) -> str:
         """The model's name."""
         return self.record.spec.name
+
+    @property
+    def wanted(self) -> int:
+        """How many replicas it should have now."""
+        if self.deleted:
+            return 0
+        scaled = self.scale.memory
+        return self.record.spec.replicas if scaled is None else scaled.wanted
+
+    @property
+    def canary_wanted(self) -> int:
+        """How many replicas of its own a canary should have now."""
+        rollout = self.rollouts.rollout
+        return 0 if self.deleted or rollout is None else rollout.replicas_wanted
+
+    def replica_sets(self) -> list[ReplicaSet]:
+        """The groups of replicas that there should be now."""
+        if self.deleted:
+            return []
+        spec, template = self.record.spec, template_of(self.record.spec)
+        groups = [ReplicaSet(spec, template, self.wanted)]
+        if self.canary_wanted:
+            groups.append(ReplicaSet(spec, template, self.canary_wanted, CANARY_GROUP))
+        return groups
+
+    @property
+    def is_on_demand(self) -> bool:
+        """Whether it has no replica while nobody asks."""
+        scaling = self.record.spec.scaling
+        return scaling is not None and scaling.least == 0
 
     @property
     def told_source(self) -> str:
@@ -47,33 +122,69 @@ class ModelLoop:
             return source.removeprefix("file://")
         return source
 
-    def decide(
-        self, replicas: Sequence[Replica], watches: Mapping[str, ReplicaWatch]
-    ) -> tuple[ModelRoute, ModelView]:
-        """One model's part of a tick; keeps the decision and its memory."""
-        spec = self.record.spec
-        held = {
-            r.id: ReplicaSeen(
-                id=r.id,
-                report=watches[r.id].report if r.id in watches else NOTHING,
-                draining=r.state is ReplicaState.DRAINING,
-                must_go=bool(r.reason),
-                told=watches[r.id].told if r.id in watches else frozenset(),
-            )
-            for r in replicas
-            if r.state in _ANSWERING and r.endpoint is not None
-        }
-        self.decision = decide(
-            Snapshot(
-                policy=spec.policy,
-                offered=self.source.offered(require_manifest=spec.require_manifest),
-                live=self.live,
-                replicas=tuple(held.values()),
-                wanted=0 if self.deleted else spec.replicas,
-                labels=spec.labels,
-                memory=self.memory,
-            )
+    def rescale(
+        self,
+        replicas: Sequence[Replica],
+        demand: Demand,
+        now: float,
+        settings: AutoscaleSettings,
+        *,
+        is_called: bool,
+    ) -> None:
+        """Say how many replicas there should be, before the scheduler is told."""
+        views = self.view.replicas if self.view is not None else ()
+        ready = sum(v.state is ReplicaState.READY and not v.replica.group for v in views)
+        needed, scaling = self._needed(), self.record.spec.scaling
+        self.scale.look(
+            scaling, replicas, ready, demand, needed, now, settings, is_called=is_called
         )
+
+    def _needed(self) -> str:
+        """Why it needs a replica even if nobody asks; empty where it does not. What was never seen
+        to load is loaded when it comes, and not when somebody waits for it."""
+        decision = self.decision
+        if self.live is None:
+            return "no version has answered yet"
+        if self.rollouts.is_under_way:
+            return "a rollout is under way"
+        if self.scale.proven != template_of(self.record.spec):
+            return "what its replicas are started with has changed"
+        if decision is not None and decision.candidate not in (self.live, *self.memory.suspect):
+            return f"version {decision.candidate} has to be loaded"
+        return ""
+
+    def decide(
+        self,
+        replicas: Sequence[Replica],
+        watches: Mapping[str, ReplicaWatch],
+        tallies: Mapping[Version, Sequence[int]],
+        agreed: AgreementTally | None,
+        busy: Collection[Version],
+        analysis: AnalysisSettings,
+        now: float,
+    ) -> tuple[ModelRoute, ModelView]:
+        """One model's part of a tick; keeps the decision, its memory and the rollout.
+
+        `tallies`, `agreed` and `busy` are what the data planes say of this model, by the table that
+        is out.
+        """
+        spec = self.record.spec
+        held = {r.id: _seen(r, watches.get(r.id)) for r in replicas if _listens(r)}
+        self.rollouts.examine(spec.canary, tallies, agreed, now, analysis)
+        snapshot = Snapshot(
+            policy=spec.policy,
+            offered=self.source.offered(require_manifest=spec.require_manifest),
+            live=self.live,
+            replicas=tuple(held.values()),
+            wanted=self.wanted,
+            labels=spec.labels,
+            memory=self.memory,
+        )
+        self._settle(snapshot, busy, now)
+        assert self.decision is not None
+        endpoints = {r.id: r.endpoint for r in replicas if r.endpoint is not None}
+        silent = given_up(snapshot.replicas, self.decision)
+        self.silent = tuple(Target(i, endpoints[i]) for i in silent)
         seen = Seen(
             spec=spec,
             generation=self.record.generation,
@@ -81,10 +192,13 @@ class ModelLoop:
             decision=self.decision,
             replicas=replicas,
             held=held,
-            troubles={r: w.trouble for r, w in watches.items() if w.trouble},
+            troubles={r: words for r, w in watches.items() if (words := _trouble(w))},
             published=self.source.published,
             source_reason=self.source.reason,
             source_failing_since=self.source.failing_since,
+            wanted=self.wanted,
+            canary_wanted=self.canary_wanted,
+            is_on_demand=self.is_on_demand and not self.deleted,
             reasons=self.reasons,
             shown_versions=self.source.shown_versions,
         )
@@ -92,7 +206,49 @@ class ModelLoop:
         self.memory = self.decision.memory
         self.reasons = reasons_of(self.memory, statuses)
         unversioned = {i for i, one in held.items() if one.report.unversioned}
-        return self._route(replicas, statuses, unversioned), model_view(seen, statuses)
+        view = model_view(seen, statuses)
+        scale = self.scale.view(now, is_on_demand=self.is_on_demand)
+        view = replace(view, rollout=self._rollout_view(seen), scale=scale)
+        self._prove(seen)
+        return self._route(replicas, routed_statuses(seen, statuses), unversioned), view
+
+    def _prove(self, seen: Seen) -> None:
+        """Remember the template if one of its replicas holds the live version."""
+        held = seen.held
+        if self.live is not None and any(
+            r.template == seen.template and r.id in held and self.live in held[r.id].ready()
+            for r in seen.replicas
+        ):
+            self.scale.proven = seen.template
+
+    def _rollout_view(self, seen: Seen) -> RolloutView | None:
+        rollout = self.rollouts.rollout
+        trouble = "" if rollout is None else canary_trouble(seen, rollout.version, self.reasons)
+        return self.rollouts.view(seen.spec.canary, trouble)
+
+    def _settle(self, snapshot: Snapshot, busy: Collection[Version], now: float) -> None:
+        """Decide about versions and about the rollout until neither changes the other."""
+        plan = self.record.spec.canary
+        for _ in range(_MOST_TRANSITIONS):
+            snapshot = replace(snapshot, gate=self.rollouts.gate(plan))
+            self.decision = decide(snapshot)
+            if self.deleted or not self.rollouts.step(self.look(now, busy), now, utc_stamp()):
+                return
+
+    def look(self, now: float, busy: Collection[Version] = (), *, ahead: bool = False) -> Look:
+        """All that is known of its rollout, by the last decision. `ahead`: what that decision makes
+        live is taken to be so, although it may not be stored yet."""
+        assert self.decision is not None
+        spec, rollout = self.record.spec, self.rollouts.rollout
+        offered = self.source.offered(require_manifest=spec.require_manifest)
+        return self.rollouts.look(
+            spec.canary,
+            self.decision.live if ahead else self.live,
+            self.decision,
+            None if offered is None else frozenset(offered),
+            now,
+            is_busy=rollout is not None and rollout.version in busy,
+        )
 
     def _route(
         self,
@@ -110,14 +266,24 @@ class ModelLoop:
         return ModelRoute(
             name=self.name,
             live=self.decision.live,
+            canary=self._canary(),
             targets={
                 version: tuple(Target(i, endpoints[i]) for i in ids)
                 for version, ids in self.decision.routes.items()
             },
             labels=self.decision.labels,
-            statuses=routed_statuses(statuses),
+            statuses=tuple(statuses),
             timeout_s=spec.timeout_s,
             in_flight_limit=spec.in_flight_limit,
+            hedge=share_of(spec.hedge),
             backend=str(spec.backend),
             speaks=spec.speaks,
+            is_scaled=spec.scaling is not None,
+            is_started_on_demand=self.is_on_demand,
         )
+
+    def _canary(self) -> Canary | None:
+        """What the routing table says of the rollout; nothing where its version is live already."""
+        assert self.decision is not None
+        found = self.rollouts.canary(self.record.spec.canary)
+        return None if found is None or found.version == self.decision.live else found

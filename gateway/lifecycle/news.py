@@ -37,13 +37,18 @@ def news(before: ModelView | None, now: ModelView, *, adopting: bool) -> Iterato
     if now.live is not None and now.live != old.live and (before is not None or not adopting):
         was = "" if old.live is None else f" (was {old.live})"
         yield News("version.live", f"version {now.live} answers now{was}", {"version": now.live})
-    if now.converged and not old.converged:
+    if now.is_idle and old.replicas and not now.replicas:
+        yield News("model.idle", f"{now.name} has no replica until somebody asks")
+    elif now.converged and not old.converged and not now.is_idle:
         yield News("model.ready", f"model {now.name} is as it should be", {"version": now.live})
     if _answers(old) and not _answers(now):
         yield News("model.unavailable", f"no replica of {now.name} can answer now")
 
 
 def _answers(view: ModelView) -> bool:
+    """Callers are answered; a model that is started on demand answers, however long that takes."""
+    if view.scale is not None and view.scale.is_on_demand and view.live is not None:
+        return True
     return any(v.live and v.state is VersionState.READY for v in view.versions)
 
 
@@ -57,6 +62,9 @@ def _source_news(old: ModelView, now: ModelView) -> Iterator[News]:
 def _version_news(old: ModelView, now: ModelView) -> Iterator[News]:
     was = {v.version: v for v in old.versions}
     for view in reversed(now.versions):
+        if now.is_idle and view.state is VersionState.READY:
+            was.pop(view.version, None)  # it may be asked for, which is no news
+            continue
         yield from _one_version(was.pop(view.version, None), view)
     for gone in was.values():
         if gone.state in (VersionState.READY, VersionState.DRAINING):
@@ -102,6 +110,8 @@ def _replica_news(old: ModelView, now: ModelView, *, adopting: bool) -> Iterator
         state = before.state if before is not None else ReplicaState.STARTING
         if view.state is ReplicaState.READY and state is not ReplicaState.READY:
             yield _replica(view, "ready", "is ready")
+        if view.state is ReplicaState.LOADING and state is ReplicaState.READY and view.reason:
+            yield _replica(view, "silent", view.reason, reason=view.reason)
         if view.state is ReplicaState.FAILED and state is not ReplicaState.FAILED:
             yield _replica(view, "failed", f"failed: {view.reason}", reason=view.reason)
     for gone in was.values():

@@ -10,24 +10,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from math import inf
 from random import Random
 from typing import Any, Protocol
 
+from gateway.core import rollout
 from gateway.core.placement import template_of
 from gateway.core.route import ModelRoute, RoutingTable
 from gateway.core.versions import ReplicaSeen, told
-from gateway.domain.errors import NotFound
-from gateway.domain.models import PROTOCOLS, ModelRecord, VersionState
+from gateway.domain.agreement import AgreementTally
+from gateway.domain.errors import NotFound, Unavailable
+from gateway.domain.models import ModelRecord, VersionState
 from gateway.domain.names import Version
 from gateway.domain.observed import ModelView
-from gateway.domain.replicas import Endpoint, Replica, ReplicaSet, ReplicaState, Told
+from gateway.domain.replicas import Replica, ReplicaSet, ReplicaState, Told
+from gateway.domain.rollouts import Rollout
 from gateway.lifecycle.meters import Meters
 from gateway.lifecycle.model_loop import ModelLoop
 from gateway.lifecycle.news import news
 from gateway.lifecycle.replica_watch import ReplicaWatch
+from gateway.lifecycle.replicas_of import releasable, spoken_to
+from gateway.lifecycle.rollout_loop import RolloutLoop
+from gateway.lifecycle.scale_loop import ScaleLoop
 from gateway.lifecycle.settings import LifecycleSettings
-from gateway.lifecycle.source_watch import SourceWatch
+from gateway.lifecycle.source_watch import SourceWatch, utc_stamp
+from gateway.lifecycle.term import Term
+from gateway.lifecycle.views import with_standings
 from gateway.ports import Clock, DataPlanes, ReplicaControl, Scheduler, Store, VersionSource
 from gateway.telemetry import Metrics, log
 
@@ -56,7 +64,9 @@ class Lifecycle:
         rng: Random | None = None,
         settings: LifecycleSettings | None = None,
         metrics: Metrics | None = None,
+        term: Term | None = None,
     ) -> None:
+        """`term`: it goes on where another gateway has led."""
         self._store = store
         self._source = source
         self._scheduler = scheduler
@@ -67,12 +77,15 @@ class Lifecycle:
         self._rng = rng or Random()
         self._settings = settings or LifecycleSettings()
         self._meters = Meters(metrics)
+        self._term = term
         self._models: dict[str, ModelLoop] = {}
         self._watches: dict[str, tuple[ReplicaWatch, asyncio.Task[None]]] = {}
         self._removing: set[str] = set()
+        self._called: set[str] = set()
         self._left_at: dict[tuple[str, Version, str], float] = {}
         self._table = RoutingTable()
         self._adopting = True
+        self._waits_for = ""
         self._wake = asyncio.Event()
         self._wait_for_planes = asyncio.Event()
         self._changed = asyncio.Event()
@@ -86,6 +99,12 @@ class Lifecycle:
 
     def view(self, name: str) -> ModelView | None:
         """See ports.Observed."""
+        view = self.kept(name)
+        standings = self._planes.standings()
+        return view if view is None or not standings else with_standings(view, standings)
+
+    def kept(self, name: str) -> ModelView | None:
+        """The same without what the data planes of this gateway think now."""
         model = self._models.get(name)
         return None if model is None else model.view
 
@@ -100,6 +119,31 @@ class Lifecycle:
         """See ports.Observed."""
         await self._changed.wait()
 
+    async def order(self, name: str, action: str, version: Version | None = None) -> Rollout:
+        """See ports.Observed."""
+        model = self._models.get(name)
+        if model is None or model.deleted:
+            raise NotFound(
+                f"There is no model {name!r}. `gateway get models` lists those there are.",
+                reason="model_unknown",
+            )
+        if model.decision is None:
+            raise Unavailable(
+                f"{name} has not been looked at yet", reason="starting", retry_after_s=1.0
+            )
+        now, at = self._clock.now(), utc_stamp()
+        look = model.look(now, ahead=True)
+        if action == "start":
+            after = rollout.start(look, version, name, at)
+        elif action == "undo":
+            after = rollout.undo(look, name, at)
+        else:
+            after = rollout.order(look, action, name, at)
+        model.rollouts.take(after, now)
+        await self._keep_rollout(model)
+        self._wake.set()
+        return after
+
     async def looked(self) -> None:
         """Wait until every replica that an earlier gateway left was asked what it holds, and the
         table says so. Opening the prediction ports before that would refuse what can be answered.
@@ -113,11 +157,16 @@ class Lifecycle:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_scheduler())
             tasks.create_task(self._follow_planes())
+            tasks.create_task(self._follow_calls())
             while True:
                 self._wake.clear()
                 pause_s = self._settings.resync_s
                 try:
                     await self._tick(tasks)
+                    self._waits_for = ""
+                    if any(m.rollouts.is_under_way for m in self._models.values()):
+                        pause_s = min(pause_s, self._settings.rollout_look_s)
+                    pause_s = min(pause_s, self._until_look_s())
                 except Exception as error:  # noqa: BLE001 - the tick: logged, counted, tried again
                     self._on_error("models", error)
                     pause_s = self._settings.error_retry_s
@@ -127,7 +176,11 @@ class Lifecycle:
                         await self._wake.wait()
 
     def _on_error(self, loop: str, error: BaseException) -> None:
-        log.bug("reconcile.failed", error, loop=loop)
+        if not isinstance(error, Unavailable):
+            log.bug("reconcile.failed", error, loop=loop)
+        elif self._waits_for != error.reason:  # no bug: said once, not at every tick
+            self._waits_for = error.reason
+            log.warning("reconcile.waits", loop=loop, cause=error.reason, message=error.message)
         self._meters.reconcile_failed(loop)
 
     async def _follow_scheduler(self) -> None:
@@ -145,30 +198,34 @@ class Lifecycle:
             self._wake.set()
             await self._clock.sleep(0.01)
 
+    async def _follow_calls(self) -> None:
+        while True:
+            self._called |= set(await self._planes.called())
+            self._wake.set()
+
     # ---- one tick --------------------
 
     async def _tick(self, tasks: asyncio.TaskGroup) -> None:
         records = {r.spec.name: r for r in await self._store.models()}
         replicas = self._scheduler.replicas()
         self._sync_models(records, replicas, tasks)
-        await self._scheduler.ensure(
-            [
-                ReplicaSet(m.record.spec, template_of(m.record.spec))
-                for m in self._models.values()
-                if not m.deleted
-            ]
-        )
+        self._rescale(replicas)
+        desired = self._desired()
+        await self._scheduler.ensure(desired)
         replicas = self._scheduler.replicas()
         self._sync_watches(replicas, tasks)
+        if not self._may_decide():
+            return
         of_model = {name: [r for r in replicas if r.model == name] for name in self._models}
         watches = {replica_id: watch for replica_id, (watch, _) in self._watches.items()}
         routes: dict[str, ModelRoute] = {}
         views: dict[str, ModelView] = {}
         for name, model in self._models.items():
-            route, views[name] = model.decide(of_model[name], watches)
+            route, views[name] = self._decide(model, of_model[name], watches)
             if not model.deleted:
                 routes[name] = route
         await self._make_live()
+        await self._keep_rollouts()
         self._publish(routes)
         busy = self._busy()
         for name, model in self._models.items():
@@ -178,10 +235,60 @@ class Lifecycle:
             await self._tell_news(model, views[name])
             if model.deleted and not of_model[name]:
                 await self._bury(model)
+        await self._bury_left_over(records)
         if all(watch.asked for watch in watches.values()):
             self._looked.set()
         self._adopting = False
         self._meters.observe(self._models.values())
+        if self._desired() != desired:  # a rollout has begun or ended
+            self._wake.set()
+
+    def _desired(self) -> list[ReplicaSet]:
+        return [group for m in self._models.values() for group in m.replica_sets()]
+
+    def _until_look_s(self) -> float:
+        """Until the demand of some model has to be measured; without end where there is none."""
+        looked_at = [m.scale.memory.at for m in self._models.values() if m.scale.memory is not None]
+        next_at = min(looked_at, default=inf) + self._settings.autoscale.look_s
+        return max(0.0, next_at - self._clock.now())
+
+    def _rescale(self, replicas: Sequence[Replica]) -> None:
+        called, self._called = self._called, set()
+        for name, model in self._models.items():
+            if model.record.spec.scaling is None and model.scale.memory is None:
+                continue
+            # Not a canary's: after a rollback the others have to carry all that is asked.
+            mine = [r for r in replicas if r.model == name and not r.group]
+            model.rescale(
+                mine,
+                self._planes.demand(name),
+                self._clock.now(),
+                self._settings.autoscale,
+                is_called=name in called,
+            )
+
+    def _may_decide(self) -> bool:
+        """Whether the table that another gateway has left may be replaced: once every replica has
+        said what it holds, or was asked often enough. Until then it is better than ours."""
+        if self._term is None or self._looked.is_set():
+            return True
+        return all(watch.is_known for watch, _ in self._watches.values())
+
+    def _decide(
+        self, model: ModelLoop, replicas: Sequence[Replica], watches: Mapping[str, ReplicaWatch]
+    ) -> tuple[ModelRoute, ModelView]:
+        tallies: Mapping[Version, Sequence[int]] = {}
+        agreed: AgreementTally | None = None
+        busy: set[Version] = set()
+        if model.rollouts.is_under_way:
+            tallies = self._planes.tallies(model.name)
+            agreed = self._planes.agreement(model.name)
+            busy = {version for name, version, _ in self._planes.busy() if name == model.name}
+            table = self._table.models.get(model.name)
+            if table is not None and table.canary is not None:
+                busy.add(table.canary.version)
+        settings = self._settings.analysis
+        return model.decide(replicas, watches, tallies, agreed, busy, settings, self._clock.now())
 
     def _sync_models(
         self,
@@ -208,7 +315,11 @@ class Lifecycle:
 
     def _begin(self, record: ModelRecord, tasks: asyncio.TaskGroup) -> ModelLoop:
         watch, task = self._watch_source(record, tasks)
-        return ModelLoop(record, watch, task, record.live_version)
+        window = 0 if self._term is None else self._term.first_window
+        rollouts = RolloutLoop(record.rollout, window=window, since=self._clock.now())
+        # What answers has been started by these settings, as far as a new gateway can know.
+        scale = ScaleLoop(template_of(record.spec) if record.live_version is not None else "")
+        return ModelLoop(record, watch, task, record.live_version, rollouts, scale)
 
     def _watch_source(
         self, record: ModelRecord, tasks: asyncio.TaskGroup
@@ -229,7 +340,7 @@ class Lifecycle:
     def _sync_watches(self, replicas: Sequence[Replica], tasks: asyncio.TaskGroup) -> None:
         """One watch for each replica that listens."""
         listening = {
-            r.id: (r.model, self._spoken_to(r.model, r.endpoint))
+            r.id: (r.model, spoken_to(self._models.get(r.model), r.endpoint))
             for r in replicas
             if r.state in _LISTENS and r.endpoint is not None
         }
@@ -251,13 +362,6 @@ class Lifecycle:
                 )
                 self._watches[replica_id] = (watch, tasks.create_task(watch.run()))
 
-    def _spoken_to(self, model: str, endpoint: Endpoint) -> Endpoint:
-        """The endpoint with what it speaks: what it said itself, else what the spec says."""
-        known = self._models.get(model)
-        if endpoint.speaks or known is None or known.record.spec.speaks == PROTOCOLS:
-            return endpoint
-        return replace(endpoint, speaks=known.record.spec.speaks)
-
     async def _make_live(self) -> None:
         """Remember live versions before anybody is answered by them: a crash in between then
         repeats the change instead of taking it back."""
@@ -269,9 +373,30 @@ class Lifecycle:
                 await self._store.set_live(model.name, model.decision.live)
             model.live = model.decision.live
 
+    async def _keep_rollouts(self) -> None:
+        """Remember rollouts before anybody is answered by them: after a crash the canary has the
+        weight that it had, and nobody is sent back."""
+        for model in self._models.values():
+            await self._keep_rollout(model)
+
+    async def _keep_rollout(self, model: ModelLoop) -> None:
+        loop = model.rollouts
+        if loop.is_stored or model.deleted:
+            return
+        loop.is_stored = True
+        try:
+            await self._store.set_rollout(model.name, loop.rollout)
+        except NotFound:
+            return  # Deleted in between: the next tick finds that out.
+        except BaseException:
+            loop.is_stored = False
+            raise
+
     def _publish(self, routes: Mapping[str, ModelRoute]) -> None:
-        if routes != self._table.models or self._table.generation == 0:
-            self._table = RoutingTable(self._table.generation + 1, dict(routes))
+        silent = tuple(t for m in self._models.values() if not m.deleted for t in m.silent)
+        known = self._table.models, self._table.silent
+        if (routes, silent) != known or self._table.generation == 0:
+            self._table = RoutingTable(self._table.generation + 1, dict(routes), silent)
             self._planes.publish(self._table)
 
     def _busy(self) -> set[tuple[str, Version, str]]:
@@ -302,7 +427,7 @@ class Lifecycle:
             watch = self._watches[replica.id][0] if replica.id in self._watches else None
             if watch is None or not watch.report.answered:
                 continue
-            seen = ReplicaSeen(replica.id, watch.report, told=watch.told)
+            seen = ReplicaSeen(replica.id, watch.report, told=watch.told, group=replica.group)
             versions = told(
                 decision, offered, seen, [(v, i) for name, v, i in busy if name == model.name]
             )
@@ -316,27 +441,10 @@ class Lifecycle:
         tasks: asyncio.TaskGroup,
     ) -> None:
         """End draining replicas that nobody is sent to and nobody waits for."""
-        routed = {
-            t.replica_id
-            for route in self._table.models.values()
-            for targets in route.targets.values()
-            for t in targets
-        }
-        held = routed | {replica_id for _, _, replica_id in busy}
-        for replica in replicas:
-            model = self._models.get(replica.model)
-            released = model is None or (
-                model.decision is not None
-                and (replica.endpoint is None or replica.id in model.decision.released)
-            )
-            if (
-                replica.state is ReplicaState.DRAINING
-                and released
-                and replica.id not in held
-                and replica.id not in self._removing
-            ):
-                self._removing.add(replica.id)
-                tasks.create_task(self._remove(replica.id))
+        for replica_id in releasable(replicas, self._table, busy, self._models):
+            if replica_id not in self._removing:
+                self._removing.add(replica_id)
+                tasks.create_task(self._remove(replica_id))
 
     async def _remove(self, replica_id: str) -> None:
         try:
@@ -348,6 +456,10 @@ class Lifecycle:
             self._wake.set()
 
     async def _tell_news(self, model: ModelLoop, view: ModelView) -> None:
+        happened = [*model.rollouts.happened, *model.scale.happened]
+        model.rollouts.happened, model.scale.happened = [], []
+        for one in happened:
+            await self._emit(one.type, model.name, one.message, **one.fields)
         before = model.view
         if before == view:
             return
@@ -364,6 +476,13 @@ class Lifecycle:
         for version in view.versions:
             if version.state in (VersionState.NEW, VersionState.FETCHING, VersionState.LOADING):
                 self._meters.version_begun(model.name, version.version, self._clock.now())
+
+    async def _bury_left_over(self, records: Mapping[str, ModelRecord]) -> None:
+        """Models that were deleted while nobody led: their replicas go as those of all others."""
+        if self._term is None or self._looked.is_set():
+            return
+        for name in sorted(self._term.models - records.keys() - self._models.keys()):
+            await self._emit("model.deleted", name, f"model {name} is gone")
 
     async def _bury(self, model: ModelLoop) -> None:
         """The last replica of a deleted model is gone."""

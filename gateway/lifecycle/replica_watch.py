@@ -45,8 +45,13 @@ class ReplicaWatch:
         """What it was last told, and took."""
         self.asked = False
         """Whether it was asked at least once, answered or not."""
+        self.is_known = False
+        """Whether it has answered, or was asked as often as one that answers may miss."""
         self.trouble = ""
         """Why it does not take what it is told."""
+        self.silent_since = 0.0
+        """When the first of the reports was asked for that it owes; 0.0 while it answers, or has
+        never answered."""
         self._id = replica_id
         self._model = model
         self.endpoint = endpoint
@@ -64,6 +69,11 @@ class ReplicaWatch:
 
     def __repr__(self) -> str:
         return f"ReplicaWatch({self._id}, told={sorted(self.told)}, report={self.report})"
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether it has answered once, and does not any more."""
+        return self.silent_since > 0.0 and not self.report.answered
 
     def tell(self, told: Told) -> None:
         """What it should hold from now on; sent by the loop."""
@@ -85,6 +95,7 @@ class ReplicaWatch:
                 continue
 
     async def _ask(self) -> None:
+        asked_at = self._clock.now()
         report = await self._control.report(self.endpoint, self._model)
         if report.answered:
             self._see_gone(report)
@@ -93,12 +104,16 @@ class ReplicaWatch:
             self.asked = True
             self._news()
         if report.answered:
-            self._missed = 0
+            self._missed, self.silent_since = 0, 0.0
         else:
             self._missed += 1
-            if self._missed < self._settings.missed_reports and self.report.answered:
+            if self._missed == 1 and self.report.answered:
+                self.silent_since = asked_at
+            may_miss = self.report.answered or not self.is_known
+            if self._missed < self._settings.missed_reports and may_miss:
                 return
-        if report != self.report:
+        was_known, self.is_known = self.is_known, True
+        if report != self.report or not was_known:
             self.report = report
             self._news()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from gateway.core.analysis import AnalysisSettings
+from gateway.core.autoscale import AutoscaleSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,12 @@ class LifecycleSettings:
     resync_s: float = 5.0
     """Everything is decided anew this often, whatever was or was not heard."""
 
+    rollout_look_s: float = 0.25
+    """The same while a rollout is under way: so much longer a canary that is worse answers."""
+
+    analysis: AnalysisSettings = field(default_factory=AnalysisSettings)
+    autoscale: AutoscaleSettings = field(default_factory=AutoscaleSettings)
+
     error_retry_s: float = 1.0
     """Wait after a tick that ended in an error."""
 
@@ -47,3 +56,34 @@ class LifecycleSettings:
     shown_versions: int = 50
     """Versions shown of each model beyond those that are loaded or wanted; a source may have
     thousands."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSettings:
+    """How gateways that share a store keep in touch."""
+
+    beat_s: float = 1.0
+    """Each says what is true of it so often, if nothing happens."""
+
+    busy_beat_s: float = 0.25
+    """The same while others wait for its word: a rollout is under way, or it uses what has left the
+    table."""
+
+    least_s: float = 0.02
+    """Between two, however much happens."""
+
+    gone_s: float = 15.0
+    """Silent for so long, a gateway is waited for no longer: as long as a leader's lease."""
+
+    view_s: float = 0.2
+    """What people see of a model (progress) is made known to the others so much later at most;
+    what they answer by is at once."""
+
+    retry_s: float = 1.0
+    """After the store did not answer."""
+
+    order_s: float = 8.0
+    """How long a follower waits for the leader to do what it was asked for. The leader hears of it
+    at once; if it has just died, the next one takes longer, and the caller tries again."""
+
+    order_look_s: float = 0.05

@@ -9,7 +9,7 @@ from gateway.core.versions import Decision, Memory, ReplicaSeen
 from gateway.domain.models import ModelSpec, VersionState, VersionStatus
 from gateway.domain.names import Version
 from gateway.domain.observed import ModelView, ReplicaView, VersionView
-from gateway.domain.replicas import Replica, ReplicaState
+from gateway.domain.replicas import Replica, ReplicaStanding, ReplicaState
 from gateway.ports import PublishedVersion
 
 # The furthest that any replica has got says most; FAILED only where nobody is further.
@@ -40,6 +40,12 @@ class Seen:
     published: Mapping[Version, PublishedVersion]
     source_reason: str
     source_failing_since: str
+    wanted: int
+    """Replicas of the model's own."""
+    canary_wanted: int
+    """Replicas of a canary's own."""
+    is_on_demand: bool
+    """It has none while nobody asks, and the next request starts one."""
     reasons: Mapping[Version, str]
     """The last failure of each suspect version; kept while it is tried again."""
     shown_versions: int
@@ -48,7 +54,8 @@ class Seen:
 def merged(seen: Seen) -> list[VersionStatus]:
     """Every version that is aspired or held, merged over the replicas, newest first."""
     decision = seen.decision
-    known = {v for s in seen.held.values() for v in s.report.versions} | set(decision.aspired)
+    known = {v for s in seen.held.values() for v in s.report.versions}
+    known |= {*decision.aspired, *(decision.apart or ())}
     if decision.live is not None:
         known.add(decision.live)
     return [_merge(seen, version) for version in sorted(known, reverse=True)]
@@ -61,6 +68,8 @@ def _merge(seen: Seen, version: Version) -> VersionStatus:
         if s.report.answered and version in s.report.versions
     ]
     if not said:
+        if version in seen.decision.memory.suspect:
+            return VersionStatus(version, VersionState.FAILED, seen.reasons.get(version, ""))
         return VersionStatus(version, VersionState.NEW)
     best = min(said, key=lambda s: (_FURTHEST.index(s.state), -(s.fetched_bytes or 0)))
     failed = next((s for s in said if s.state is VersionState.FAILED), None)
@@ -69,7 +78,8 @@ def _merge(seen: Seen, version: Version) -> VersionStatus:
         code = failed.error_code if failed is not None else 0
         reason = (failed.reason if failed is not None else "") or seen.reasons.get(version, "")
         return replace(best, state=VersionState.FAILED, reason=reason, error_code=code)
-    if best.state is VersionState.GONE and version in seen.decision.aspired:
+    wanted = (*seen.decision.aspired, *(seen.decision.apart or ()))
+    if best.state is VersionState.GONE and version in wanted:
         return VersionStatus(version, VersionState.NEW)
     if failed is not None and best is not failed:
         count = sum(1 for s in said if s.state is VersionState.FAILED)
@@ -77,13 +87,33 @@ def _merge(seen: Seen, version: Version) -> VersionStatus:
     return best
 
 
-def routed_statuses(statuses: Sequence[VersionStatus]) -> tuple[VersionStatus, ...]:
-    """For the routing table: without progress, which would replace it five times a second."""
+def routed_statuses(seen: Seen, statuses: Sequence[VersionStatus]) -> tuple[VersionStatus, ...]:
+    """For the routing table: without progress, which would replace it five times a second. What a
+    request would start is READY: it is answered, however long that takes."""
+    held = _started_on_demand(seen)
     return tuple(
-        replace(s, fetched_bytes=None, total_bytes=None, phase="")
+        VersionStatus(s.version, VersionState.READY)
+        if s.version in held
+        else replace(s, fetched_bytes=None, total_bytes=None, phase="")
         for s in statuses
-        if s.state is not VersionState.GONE
+        if s.version in held or s.state is not VersionState.GONE
     )
+
+
+_FAILING = 2
+"""Failures in a row. One is a port that was taken, or memory that was short for a moment."""
+
+
+def _started_on_demand(seen: Seen) -> frozenset[Version]:
+    """Versions that may be asked for although no replica runs. Those above the live one have to be
+    loaded first, which is done without being asked for."""
+    live = seen.decision.live
+    # Replicas that only ever fail: whoever waits for one should hear of it before his deadline.
+    is_failing = bool(seen.replicas) and all(r.restarts >= _FAILING for r in seen.replicas)
+    if not seen.is_on_demand or live is None or is_failing:
+        return frozenset()
+    known = {v for v in seen.decision.aspired if v <= live} | {live}
+    return frozenset(known) - seen.decision.memory.suspect
 
 
 def model_view(seen: Seen, statuses: Sequence[VersionStatus]) -> ModelView:
@@ -111,9 +141,9 @@ def _replica_view(seen: Seen, replica: Replica) -> ReplicaView:
 
 
 def _versions(seen: Seen, statuses: Sequence[VersionStatus]) -> tuple[VersionView, ...]:
-    staying = [s for s in seen.held.values() if not s.draining]
-    total = max(seen.spec.replicas, len(staying))
-    views = {s.version: _version_view(seen, s, total) for s in statuses}
+    total = max(seen.wanted, len(_staying(seen)))
+    idle = _started_on_demand(seen) if total == 0 else frozenset()
+    views = {s.version: _version_view(seen, s, is_idle=s.version in idle) for s in statuses}
     others = sorted(set(seen.published) - set(views), reverse=True)[: seen.shown_versions]
     for version in others:
         state, reason = _why_not_aspired(seen, version)
@@ -128,13 +158,24 @@ def _versions(seen: Seen, statuses: Sequence[VersionStatus]) -> tuple[VersionVie
     return tuple(views[v] for v in sorted(views, reverse=True))
 
 
+def _staying(seen: Seen, *, canarys: bool = False) -> list[ReplicaSeen]:
+    """Replicas that listen and are not on their way out: the model's own, or the canary's."""
+    return [s for s in seen.held.values() if not s.draining and bool(s.group) is canarys]
+
+
 _UNSETTLED = "waits for its files to stand still; what gateway publish uploads need not wait"
 
 
-def _version_view(seen: Seen, status: VersionStatus, total: int) -> VersionView:
+_IDLE = "no replica while nobody asks; the next request starts one"
+
+
+def _version_view(seen: Seen, status: VersionStatus, *, is_idle: bool) -> VersionView:
     version = status.version
+    if is_idle:
+        status = VersionStatus(version, VersionState.READY, _IDLE)
     published = seen.published.get(version)
-    holders = sum(1 for s in seen.held.values() if version in s.ready() and not s.draining)
+    canarys = version in (seen.decision.apart or ()) and version not in seen.decision.aspired
+    staying = _staying(seen, canarys=canarys)
     reason = status.reason
     if published is not None and not published.settled and status.state is VersionState.NEW:
         reason = _UNSETTLED
@@ -143,8 +184,8 @@ def _version_view(seen: Seen, status: VersionStatus, total: int) -> VersionView:
         state=status.state,
         live=version == seen.decision.live,
         reason=reason,
-        ready_replicas=holders,
-        total_replicas=total,
+        ready_replicas=sum(version in s.ready() for s in staying),
+        total_replicas=max(seen.canary_wanted if canarys else seen.wanted, len(staying)),
         fetched_bytes=status.fetched_bytes,
         total_bytes=status.total_bytes,
         phase=status.phase,
@@ -166,14 +207,16 @@ def _is_converged(seen: Seen) -> bool:
     decision = seen.decision
     if not decision.aspired or not seen.published:
         return False
-    if decision.live != max(decision.aspired) or len(seen.replicas) != seen.spec.replicas:
+    if decision.live is None or len(seen.replicas) != seen.wanted + seen.canary_wanted:
         return False
-    wanted = set(decision.aspired)
+    if decision.live != decision.candidate and seen.spec.canary is None:
+        return False
+    wanted = {False: set(decision.aspired), True: set(decision.apart or ())}
     return all(
         r.state is ReplicaState.LOADING
         and r.template == seen.template
         and r.id in seen.held
-        and wanted <= seen.held[r.id].ready()
+        and wanted[bool(r.group)] <= seen.held[r.id].ready()
         for r in seen.replicas
     )
 
@@ -181,3 +224,20 @@ def _is_converged(seen: Seen) -> bool:
 def reasons_of(memory: Memory, statuses: Sequence[VersionStatus]) -> dict[Version, str]:
     """The last known failure of each suspect, for the next tick."""
     return {s.version: s.reason for s in statuses if s.version in memory.suspect and s.reason}
+
+
+def with_standings(view: ModelView, standings: Mapping[str, ReplicaStanding]) -> ModelView:
+    """The view with what the data planes think of its replicas now, which is no part of what the
+    loops keep and compare: it changes from one request to the next."""
+    replicas = [replace(r, standing=standings.get(r.replica.id)) for r in view.replicas]
+    return replace(view, replicas=tuple(replicas))
+
+
+def canary_trouble(seen: Seen, version: Version, reasons: Mapping[Version, str]) -> str:
+    """Why a rollout's version is not loaded: a replica of its own that does not run, or what the
+    version's last failure was. Empty where nothing has gone wrong."""
+    for replica in seen.replicas:
+        reason = replica.reason or seen.troubles.get(replica.id, "")
+        if replica.group and reason and replica.state is not ReplicaState.DRAINING:
+            return f"canary replica {replica.id}: {reason}"
+    return reasons.get(version, "")

@@ -59,7 +59,8 @@ class LocalScheduler:
         self._settings = settings or LocalSettings()
         self._rng = rng or Random()
         self._units: dict[str, Unit] = {}
-        self._desired: Mapping[str, ReplicaSet] | None = None
+        self._desired: Mapping[tuple[str, str], ReplicaSet] | None = None
+        """By model and group."""
         self._order = 0
         self._gpus: tuple[Gpu, ...] | None = None
         self._news = asyncio.Event()
@@ -106,7 +107,7 @@ class LocalScheduler:
 
     async def ensure(self, desired: Sequence[ReplicaSet]) -> None:
         """See ports.Scheduler."""
-        self._desired = {d.spec.name: d for d in desired}
+        self._desired = {(d.spec.name, d.group): d for d in desired}
         self._settle()
 
     def replicas(self) -> Sequence[Replica]:
@@ -121,8 +122,10 @@ class LocalScheduler:
     async def remove(self, replica_id: str) -> None:
         """See ports.Scheduler."""
         unit = self._units.get(replica_id)
-        if unit is None:
-            return
+        if unit is not None and unit.replica.state is ReplicaState.DRAINING:
+            await self._end(unit)
+
+    async def _end(self, unit: Unit) -> None:
         if not unit.leaving:
             self._leave(unit)
         if unit.process is not None:
@@ -146,7 +149,7 @@ class LocalScheduler:
         self._desired = {}
         async with asyncio.TaskGroup() as tasks:
             for unit in list(self._units.values()):
-                tasks.create_task(self.remove(unit.id))
+                tasks.create_task(self._end(unit))
 
     # ---- deciding --------------------
 
@@ -156,20 +159,22 @@ class LocalScheduler:
             return
         now = asyncio.get_running_loop().time()
         due = self._take_due(now)
-        for name in {u.replica.model for u in self._units.values()} - set(self._desired):
-            for unit in self._of(name):
+        for unit in list(self._units.values()):
+            if unit.group not in self._desired:
                 self._drain(unit)
-        for name, desired in self._desired.items():
-            existing = [u.existing() for u in self._of(name)]
-            step = plan(desired.spec.replicas, desired.template, existing, self._settings.surge)
+        for group, desired in self._desired.items():
+            existing = [u.existing() for u in self._of(group)]
+            step = plan(desired.wanted, desired.template, existing, self._settings.surge)
+            for replica_id in step.keep:
+                self._keep(self._units[replica_id])
             for replica_id in step.drain:
                 self._drain(self._units[replica_id])
-            heirs = [u for u in due if u.replica.model == name]
+            heirs = [u for u in due if u.group == group]
             for _ in range(step.start):
                 self._begin(desired, heirs.pop(0) if heirs else None)
 
-    def _of(self, model: str) -> list[Unit]:
-        return [u for u in self._units.values() if u.replica.model == model]
+    def _of(self, group: tuple[str, str]) -> list[Unit]:
+        return [u for u in self._units.values() if u.group == group]
 
     def _take_due(self, now: float) -> list[Unit]:
         """Failed units whose time to try again has come; new replicas take their places."""
@@ -197,6 +202,7 @@ class LocalScheduler:
                 model=spec.name,
                 state=ReplicaState.STARTING,
                 template=desired.template,
+                group=desired.group,
                 gpus=got.gpus,
                 restarts=before.replica.restarts + 1 if before and before.failures else 0,
                 started_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -216,8 +222,9 @@ class LocalScheduler:
         self._news.set()
 
     def _make_room(self, desired: ReplicaSet) -> None:
-        """No GPU is free for a surge: one replica of the old template goes first."""
-        active = [u for u in self._of(desired.spec.name) if not u.leaving]
+        """No GPU is free for a surge: one of the group's old template goes first."""
+        group = self._of((desired.spec.name, desired.group))
+        active = [u for u in group if not u.leaving]
         if self._gpus is None or any(u.replica.state is ReplicaState.DRAINING for u in active):
             return
         old = [u for u in active if u.replica.template != desired.template and u.replica.gpus]
@@ -230,6 +237,10 @@ class LocalScheduler:
             unit.gone.set()
         elif unit.replica.state is not ReplicaState.DRAINING:
             self._show(unit, replace(unit.replica, state=ReplicaState.DRAINING, reason=reason))
+
+    def _keep(self, unit: Unit) -> None:
+        """It is needed after all; it listens still."""
+        self._show(unit, replace(unit.replica, state=ReplicaState.LOADING, reason=""))
 
     def _leave(self, unit: Unit) -> None:
         """Make its end expected, and end what is not its process yet."""

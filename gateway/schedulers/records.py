@@ -94,6 +94,7 @@ class ReplicaRecord:
     order: int
     after: str | None
     draining: bool = False
+    group: str = ""
 
 
 def write_record(directory: Path, record: ReplicaRecord) -> None:
@@ -122,6 +123,7 @@ def read_record(path: Path) -> ReplicaRecord | None:
             order=int(raw["order"]),
             after=raw["after"],
             draining=bool(raw["draining"]),
+            group=str(raw.get("group", "")),  # an older gateway knew no groups
         )
     except (ValueError, KeyError, TypeError, IndexError):
         return None

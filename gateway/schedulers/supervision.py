@@ -186,6 +186,7 @@ class Supervision:
             order=unit.order,
             after=unit.after,
             draining=shown.state is ReplicaState.DRAINING,
+            group=shown.group,
         )
         try:
             write_record(self._state / "replicas", record)
@@ -203,6 +204,7 @@ class Supervision:
                 state=ReplicaState.DRAINING if record.draining else state,
                 endpoint=record.endpoint,
                 template=record.template,
+                group=record.group,
                 pid=process.pid,
                 gpus=record.gpus,
                 restarts=record.restarts,

@@ -45,6 +45,11 @@ class Unit:
         """The replica's id."""
         return self.replica.id
 
+    @property
+    def group(self) -> tuple[str, str]:
+        """Its model, and the group of that."""
+        return self.replica.model, self.replica.group
+
     def existing(self) -> Existing:
         """As core/placement.py wants to see it."""
         return Existing(
@@ -52,6 +57,7 @@ class Unit:
             template=self.replica.template,
             listening=self.replica.state is ReplicaState.LOADING,
             draining=self.replica.state is ReplicaState.DRAINING,
+            may_stay=not self.leaving and self.replica.endpoint is not None,
             started=self.order,
         )
 

@@ -16,6 +16,7 @@ import msgspec
 
 from gateway.domain.errors import Internal
 from gateway.domain.models import All, Latest, ModelSpec, Specific, VersionPolicy
+from gateway.domain.rollouts import Rollout
 
 _HINTS = typing.get_type_hints(ModelSpec)
 _FIELDS = tuple(f.name for f in dataclasses.fields(ModelSpec))
@@ -67,5 +68,28 @@ def spec_from_json(value: Mapping[str, Any]) -> ModelSpec:
         raise Internal(
             f"A stored model cannot be read ({error}): the state database was changed by "
             "something else. Restore it from a backup, or delete that row of `models`.",
+            reason="store_corrupt",
+        ) from error
+
+
+def rollout_to_json(rollout: Rollout | None) -> dict[str, Any] | None:
+    """JSON-able, with every field; None for none."""
+    return None if rollout is None else msgspec.to_builtins(rollout)
+
+
+def rollout_from_json(value: Mapping[str, Any] | None) -> Rollout | None:
+    """The rollout that `rollout_to_json` wrote.
+
+    Raises:
+        Internal: it cannot be read (`store_corrupt`).
+    """
+    if value is None:
+        return None
+    try:
+        return msgspec.convert(value, Rollout)
+    except msgspec.ValidationError as error:
+        raise Internal(
+            f"A stored rollout cannot be read ({error}): the state database was changed by "
+            "something else. Restore it from a backup, or set `rollout` of that model to NULL.",
             reason="store_corrupt",
         ) from error

@@ -10,8 +10,14 @@ from datetime import UTC, datetime
 from gateway.domain.errors import Conflict, NotFound
 from gateway.domain.models import ModelRecord, ModelSpec
 from gateway.domain.names import Version
+from gateway.domain.rollouts import Rollout
 from gateway.ports import Event
-from gateway.store.encoding import spec_from_json, spec_to_json
+from gateway.store.encoding import (
+    rollout_from_json,
+    rollout_to_json,
+    spec_from_json,
+    spec_to_json,
+)
 
 
 def utc_now() -> datetime:
@@ -90,6 +96,13 @@ class MemoryStore:
         if name not in self._models:
             raise model_unknown(name)
         self._models[name] = replace(self._models[name], live_version=version)
+
+    async def set_rollout(self, name: str, rollout: Rollout | None) -> None:
+        """See ports.Store."""
+        if name not in self._models:
+            raise model_unknown(name)
+        kept = rollout_from_json(rollout_to_json(rollout))
+        self._models[name] = replace(self._models[name], rollout=kept)
 
     async def delete(self, name: str, expected_generation: int | None = None) -> None:
         """See ports.Store."""

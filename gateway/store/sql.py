@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -20,11 +21,25 @@ import sqlalchemy as sa
 from gateway.domain.errors import GatewayError, Internal, Unavailable
 from gateway.domain.models import ModelRecord, ModelSpec
 from gateway.domain.names import Version
+from gateway.domain.rollouts import Rollout
 from gateway.ports import Event
-from gateway.store import sqlite
-from gateway.store.encoding import spec_from_json, spec_to_json
+from gateway.store import postgres, sqlite
+from gateway.store.encoding import (
+    rollout_from_json,
+    rollout_to_json,
+    spec_from_json,
+    spec_to_json,
+)
 from gateway.store.memory import model_exists, model_unknown, stale, stamp, utc_now
-from gateway.store.tables import events, meta, migrate, models, past_generations
+from gateway.store.tables import (
+    events,
+    events_counter,
+    installation,
+    meta,
+    migrate,
+    models,
+    past_generations,
+)
 
 T = TypeVar("T")
 
@@ -55,16 +70,30 @@ class SqlStore:
             pool_size=1,
             max_overflow=0,
             pool_pre_ping=not url.startswith("sqlite"),
+            connect_args={} if url.startswith("sqlite") else postgres.connect_args(),
             json_serializer=_json_text,
             json_deserializer=msgspec.json.decode,
         )
         self._where = f"The state database {self._engine.url.render_as_string(hide_password=True)}"
-        if self._engine.dialect.name == "sqlite":
+        self.is_postgres = self._engine.dialect.name == "postgresql"
+        if not self.is_postgres:
             sqlite.prepare(self._engine)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-store")
+        self._check: Callable[[sa.Connection], None] | None = None
 
     def __repr__(self) -> str:
         return f"SqlStore({self._engine.url.render_as_string(hide_password=True)!r})"
+
+    @property
+    def url(self) -> sa.URL:
+        """Where the database is; with its password."""
+        return self._engine.url
+
+    def checked(self, check: Callable[[sa.Connection], None]) -> SqlStore:
+        """The same store; `check` is called first in each transaction, and may refuse it."""
+        other = copy(self)
+        other._check = check
+        return other
 
     async def open(self) -> None:
         """Connect and migrate.
@@ -74,7 +103,13 @@ class SqlStore:
             Conflict: a newer program wrote it.
             Internal: it is damaged.
         """
-        await self._run(lambda c: migrate(c, self._where))
+
+        def work(connection: sa.Connection) -> None:
+            if self.is_postgres:
+                postgres.lock_migration(connection)
+            migrate(connection, self._where)
+
+        await self.run(work)
 
     async def aclose(self) -> None:
         """Finish what has begun, then close."""
@@ -82,35 +117,52 @@ class SqlStore:
         await loop.run_in_executor(self._thread, self._engine.dispose)
         self._thread.shutdown(wait=False)
 
+    async def installation(self) -> str:
+        """What tells this database, and with it this installation, from all others; as a name."""
+        query = sa.select(meta.c.value).where(installation)
+        return f"gateway-{await self.run(lambda c: c.execute(query).scalar_one()):012x}"
+
     async def models(self) -> Sequence[ModelRecord]:
         """All models, by name."""
-        return await self._run(_read_models)
+        return await self.run(_read_models)
 
     async def put(self, spec: ModelSpec, expected_generation: int | None) -> ModelRecord:
         """See ports.Store."""
         at = stamp(self._now())
         if expected_generation is None:
-            return await self._run(lambda c: _create(c, spec, at))
-        return await self._run(lambda c: _replace(c, spec, expected_generation, at))
+            return await self.run(lambda c: _create(c, spec, at))
+        return await self.run(lambda c: _replace(c, spec, expected_generation, at))
 
     async def set_live(self, name: str, version: Version | None) -> None:
         """See ports.Store."""
+        await self._set(name, live_version=version)
 
+    async def set_rollout(self, name: str, rollout: Rollout | None) -> None:
+        """See ports.Store."""
+        await self._set(name, rollout=rollout_to_json(rollout))
+
+    async def _set(self, name: str, **values: Any) -> None:
         def write(connection: sa.Connection) -> None:
-            change = sa.update(models).where(models.c.name == name).values(live_version=version)
+            change = sa.update(models).where(models.c.name == name).values(**values)
             if connection.execute(change).rowcount != 1:
                 raise model_unknown(name)
 
-        await self._run(write)
+        await self.run(write)
 
     async def delete(self, name: str, expected_generation: int | None = None) -> None:
         """See ports.Store."""
-        await self._run(lambda c: _delete(c, name, expected_generation))
+        await self.run(lambda c: _delete(c, name, expected_generation))
 
     async def append(self, event: Event) -> Event:
         """See ports.Store."""
         kept = replace(event, at=stamp(self._now()))
-        return await self._run(lambda c: _append(c, kept, self._settings.max_events))
+
+        def write(connection: sa.Connection) -> Event:
+            made = _append(connection, kept, self._settings.max_events)
+            self.notify(connection)
+            return made
+
+        return await self.run(write)
 
     async def events(
         self, *, after: int = 0, model: str | None = None, limit: int = 1000
@@ -128,14 +180,21 @@ class SqlStore:
             ]
             return found if after else found[::-1]
 
-        return await self._run(read)
+        return await self.run(read)
 
-    async def _run(self, work: Callable[[sa.Connection], T]) -> T:
-        """Run one transaction in the store's thread."""
+    def notify(self, connection: sa.Connection) -> None:
+        """Wake the other gateways when this transaction is committed, where that can be done."""
+        if self.is_postgres:
+            postgres.notify(connection)
+
+    async def run(self, work: Callable[[sa.Connection], T]) -> T:
+        """Run one transaction in the store's thread. For sharing.py."""
 
         def transaction() -> T:
             try:
                 with self._engine.begin() as connection:
+                    if self._check is not None:
+                        self._check(connection)
                     return work(connection)
             except sa.exc.DBAPIError as error:
                 raise self._translate(error) from error
@@ -143,7 +202,8 @@ class SqlStore:
         return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
 
     def _translate(self, error: sa.exc.DBAPIError) -> GatewayError:
-        known = sqlite.translate(error, self._where)
+        translate = postgres.translate if self.is_postgres else sqlite.translate
+        known = translate(error, self._where)
         if known is not None:
             return known
         if isinstance(error, sa.exc.OperationalError) or error.connection_invalidated:
@@ -157,7 +217,12 @@ class SqlStore:
 
 def _record(row: sa.Row[Any]) -> ModelRecord:
     return ModelRecord(
-        spec_from_json(row.spec), row.generation, row.created_at, row.updated_at, row.live_version
+        spec_from_json(row.spec),
+        row.generation,
+        row.created_at,
+        row.updated_at,
+        row.live_version,
+        rollout_from_json(row.rollout),
     )
 
 
@@ -217,9 +282,8 @@ def _delete(connection: sa.Connection, name: str, expected: int | None) -> None:
 
 
 def _append(connection: sa.Connection, event: Event, keep: int) -> Event:
-    counter = meta.c.key == "event_seq"
-    connection.execute(sa.update(meta).where(counter).values(value=meta.c.value + 1))
-    seq = connection.execute(sa.select(meta.c.value).where(counter)).scalar_one()
+    connection.execute(sa.update(meta).where(events_counter).values(value=meta.c.value + 1))
+    seq = connection.execute(sa.select(meta.c.value).where(events_counter)).scalar_one()
     row = {
         "seq": seq,
         "at": event.at,

@@ -7,6 +7,7 @@ older program could only lose what it does not know.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 
 import sqlalchemy as sa
@@ -21,9 +22,16 @@ meta = sa.Table(
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("value", sa.BigInteger, nullable=False),
 )
-"""`schema_version`, and `event_seq`: the last sequence number given out. The counter is a row that
+"""`schema_version`; `installation`, a random number that tells this database from all others; and
+`event_seq`: the last sequence number given out. The counter is a row that
 each writer updates, and so locks until it commits: numbers have no holes and become visible in
 their order, which a database sequence would not promise to readers that resume after one."""
+
+events_counter = meta.c.key == "event_seq"
+installation = meta.c.key == "installation"
+
+INSTALLATION_BITS = 48
+"""Enough that no two of a cluster are ever the same, and short as a name."""
 
 models = sa.Table(
     "models",
@@ -34,6 +42,7 @@ models = sa.Table(
     sa.Column("created_at", sa.String(40), nullable=False),
     sa.Column("updated_at", sa.String(40), nullable=False),
     sa.Column("live_version", sa.BigInteger),
+    sa.Column("rollout", sa.JSON(none_as_null=True)),
 )
 
 past_generations = sa.Table(
@@ -57,13 +66,91 @@ events = sa.Table(
     sa.Index("events_model_seq", "model", "seq"),
 )
 
+LEASE = "reconcile"
+"""The only one: who runs the reconcile loops."""
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("holder", sa.String(200), nullable=False),
+    sa.Column("epoch", sa.BigInteger, nullable=False),
+    sa.Column("address", sa.String(300), nullable=False),
+    sa.Column("since", sa.String(40), nullable=False),
+    sa.Column("ends_at", sa.Double, nullable=False),
+)
+"""One row, which is there from the beginning. Times here and in `gateways` are seconds of the
+database's clock."""
+
+gateways = sa.Table(
+    "gateways",
+    metadata,
+    sa.Column("id", sa.String(200), primary_key=True),
+    sa.Column("seen_at", sa.Double, nullable=False),
+    sa.Column("beat", sa.LargeBinary, nullable=False),
+)
+
+postings = sa.Table(
+    "postings",
+    metadata,
+    sa.Column("model", sa.String(128), primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("posting", sa.LargeBinary, nullable=False),
+    sa.Index("postings_number", "number"),
+)
+"""What the leader makes known, a row for each model; that of a deleted one stays, empty, so that
+whoever has missed its end still learns of it."""
+
+orders = sa.Table(
+    "orders",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("given_at", sa.Double, nullable=False),
+    sa.Column("model", sa.String(128), nullable=False),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("version", sa.BigInteger),
+    sa.Column("taken_in", sa.BigInteger),
+    sa.Column("outcome", sa.LargeBinary),
+)
+"""`taken_in`: the term of the leader who took it."""
+
 
 def _first_schema(connection: sa.Connection) -> None:
-    """Version 1. Frozen once released; a later shape is a later migration."""
+    """Version 1. What later versions added is made with it; they then find it there."""
     metadata.create_all(connection)
 
 
-MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (_first_schema,)
+def _with_rollouts(connection: sa.Connection) -> None:
+    """Version 2: each model's newest rollout, beside its live version. `canary` in a spec, too,
+    whose loss by an older gateway would send a new version to everybody at once."""
+    if "rollout" not in {c["name"] for c in sa.inspect(connection).get_columns("models")}:
+        connection.exec_driver_sql("ALTER TABLE models ADD COLUMN rollout JSON")
+
+
+def _with_gateways(connection: sa.Connection) -> None:
+    """Version 3: what several gateways tell each other. A gateway that knows nothing of a lease
+    must not run beside others."""
+    for table in (leases, gateways, postings, orders):
+        table.create(connection, checkfirst=True)
+    if connection.execute(sa.select(leases.c.name)).first() is None:
+        nobody = {"holder": "", "epoch": 0, "address": "", "since": "", "ends_at": 0.0}
+        connection.execute(sa.insert(leases), {"name": LEASE, **nobody})
+
+
+def _with_a_number(connection: sa.Connection) -> None:
+    """Version 4: by which what runs elsewhere for this database is known. A gateway that did not
+    know it would take all that for another's."""
+    if connection.execute(sa.select(meta.c.value).where(installation)).first() is None:
+        number = secrets.randbits(INSTALLATION_BITS)
+        connection.execute(sa.insert(meta), {"key": "installation", "value": number})
+
+
+MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
+    _first_schema,
+    _with_rollouts,
+    _with_gateways,
+    _with_a_number,
+)
 SCHEMA_VERSION = len(MIGRATIONS)
 
 

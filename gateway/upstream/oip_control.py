@@ -9,19 +9,15 @@ then it decides by itself what it holds.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from logging import DEBUG
 from typing import Any, Protocol
 from urllib.parse import quote
 
-import aiohttp
-import grpc
-import grpc.aio
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from gateway.codecs.oip_methods import OipMethod
 from gateway.codecs.pb import oip_pb2, tfs_pb2
@@ -32,6 +28,10 @@ from gateway.domain.models import VersionState, VersionStatus
 from gateway.domain.names import Version, parse_version
 from gateway.domain.replicas import Endpoint, ReplicaReport, Told
 from gateway.telemetry import log
+from gateway.upstream.replica_calls import ReplicaCalls
+from gateway.wire.exchange import WireError
+from gateway.wire.grpc_client import GrpcAnswer
+from gateway.wire.grpc_text import Code, code_name
 
 _UNANSWERED = ReplicaReport(answered=False)
 _UNKNOWN_ERROR = 2
@@ -45,7 +45,7 @@ _STATES = {
     "UNLOADING": VersionState.DRAINING,
     "UNAVAILABLE": VersionState.FAILED,
 }
-_NO_SUCH_CALL = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.NOT_FOUND)
+_NO_SUCH_CALL = (Code.UNIMPLEMENTED, Code.NOT_FOUND)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,10 @@ class IndexEntry:
 class Asker(Protocol):
     """V2's questions on one transport. Each raises `Unanswered` where nobody answers."""
 
+    async def greet(self) -> None:
+        """Make sure that somebody is there: whatever is answered will do."""
+        ...
+
     async def index(self) -> list[IndexEntry] | None:
         """All models; None where the server has no index."""
         ...
@@ -72,7 +76,7 @@ class Asker(Protocol):
     async def ready(self, model: str, version: str) -> bool: ...
 
     async def load(self, model: str) -> None:
-        """Ask for the model; refusals are no error."""
+        """Ask for the model. That it is refused, or takes longer than we wait, is no error."""
         ...
 
     async def unload(self, model: str) -> None: ...
@@ -85,26 +89,19 @@ class Unanswered(Exception):
 class OipControl:
     """ports.ReplicaControl for replicas without ModelService, by `Endpoint.speaks`."""
 
-    def __init__(
-        self,
-        channel: Callable[[str], Awaitable[grpc.aio.Channel]],
-        session: Callable[[], aiohttp.ClientSession],
-        *,
-        timeout_s: float,
-        max_bytes: int,
-    ) -> None:
-        self._channel = channel
-        self._session = session
+    def __init__(self, calls: ReplicaCalls, *, timeout_s: float) -> None:
+        """Each question may take `timeout_s`."""
+        self._calls = calls
         self._timeout_s = timeout_s
-        self._max_bytes = max_bytes
         self._told: OrderedDict[tuple[Endpoint, str], frozenset[Version]] = OrderedDict()
 
     async def tell(self, endpoint: Endpoint, told: Told) -> None:
         """See ports.ReplicaControl."""
         if not any(p.startswith("v2-") for p in endpoint.speaks):
             return  # TensorFlow Serving's REST takes no orders.
-        asker = await self._asker(endpoint)
+        asker = self._asker(endpoint)
         try:
+            await asker.greet()
             if told.versions:
                 await asker.load(told.model)
             else:
@@ -126,7 +123,7 @@ class OipControl:
             if not any(p.startswith("v2-") for p in endpoint.speaks):
                 statuses = await self._tfs_rest(endpoint, model)
                 return ReplicaReport(answered=True, versions={s.version: s for s in statuses})
-            asker = await self._asker(endpoint)
+            asker = self._asker(endpoint)
             entries = await asker.index()
             statuses = statuses_from_index(entries or (), model)
             unversioned = False
@@ -141,9 +138,7 @@ class OipControl:
 
     async def _tfs_rest(self, endpoint: Endpoint, model: str) -> list[VersionStatus]:
         """A server with TensorFlow Serving's REST and without its gRPC."""
-        rest = _RestAsker(
-            self._session(), f"http://{endpoint.http}", self._timeout_s, self._max_bytes
-        )
+        rest = _RestAsker(self._calls, endpoint.http, self._timeout_s)
         status, told = await rest.ask("GET", f"/v1/models/{quote(model, safe='')}")
         if status != 200 or not isinstance(told, dict):
             return []
@@ -152,11 +147,10 @@ class OipControl:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Unanswered(f"its status cannot be read: {error!r}") from error
 
-    async def _asker(self, endpoint: Endpoint) -> Asker:
+    def _asker(self, endpoint: Endpoint) -> Asker:
         if "v2-grpc" in endpoint.speaks:
-            return _GrpcAsker(await self._channel(endpoint.grpc), self._timeout_s)
-        base = f"http://{endpoint.http}"
-        return _RestAsker(self._session(), base, self._timeout_s, self._max_bytes)
+            return _GrpcAsker(self._calls, endpoint.grpc, self._timeout_s)
+        return _RestAsker(self._calls, endpoint.http, self._timeout_s)
 
 
 def _tfs_status(told: Mapping[str, Any]) -> VersionStatus:
@@ -213,23 +207,33 @@ async def _statuses_by_readiness(
 
 
 class _GrpcAsker:
-    def __init__(self, channel: grpc.aio.Channel, timeout_s: float) -> None:
-        self._channel = channel
+    def __init__(self, calls: ReplicaCalls, address: str, timeout_s: float) -> None:
+        self._calls = calls
+        self._address = address
         self._timeout_s = timeout_s
+
+    async def _said(
+        self, method: OipMethod, request: Message, *, is_order: bool = False
+    ) -> GrpcAnswer:
+        """Any answer."""
+        call = self._calls.order if is_order else self._calls.ask
+        message = request.SerializeToString()
+        try:
+            return await call(self._address, method.path, message, timeout_s=self._timeout_s)
+        except (WireError, TimeoutError) as error:
+            raise _unanswered(error) from error
 
     async def _ask(self, method: OipMethod, request: Message) -> Any:
         """The answer; None where the server says that there is no such thing."""
-        call = self._channel.unary_unary(
-            method.path,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=getattr(oip_pb2, method.response_name).FromString,
-        )
-        try:
-            return await call(request, timeout=self._timeout_s)
-        except grpc.aio.AioRpcError as error:
-            if error.code() in _NO_SUCH_CALL:
-                return None
-            raise Unanswered(f"{error.code().name} {error.details()}") from error
+        said = await self._said(method, request)
+        if said.code in _NO_SUCH_CALL:
+            return None
+        if said.code:
+            raise Unanswered(f"{code_name(said.code)} {said.details}")
+        return _read(method, said)
+
+    async def greet(self) -> None:
+        await self._said(OipMethod.SERVER_LIVE, oip_pb2.ServerLiveRequest())
 
     async def index(self) -> list[IndexEntry] | None:
         answer = await self._ask(OipMethod.REPOSITORY_INDEX, oip_pb2.RepositoryIndexRequest())
@@ -249,52 +253,62 @@ class _GrpcAsker:
 
     async def load(self, model: str) -> None:
         request = oip_pb2.RepositoryModelLoadRequest(model_name=model)
-        await self._refusable(OipMethod.REPOSITORY_MODEL_LOAD, request)
+        await self._refusable(OipMethod.REPOSITORY_MODEL_LOAD, request, is_order=True)
 
     async def unload(self, model: str) -> None:
         request = oip_pb2.RepositoryModelUnloadRequest(model_name=model)
-        await self._refusable(OipMethod.REPOSITORY_MODEL_UNLOAD, request)
+        await self._refusable(OipMethod.REPOSITORY_MODEL_UNLOAD, request, is_order=True)
 
-    async def _refusable(self, method: OipMethod, request: Message) -> Any:
-        """As `_ask`, where a refusal (a model that is not loaded yet, no explicit control) or a
-        load that takes longer than we wait is an answer."""
+    async def _refusable(
+        self, method: OipMethod, request: Message, *, is_order: bool = False
+    ) -> Any:
+        """As `_ask`, where a refusal (a model that is not loaded yet, no explicit control), or a
+        load that takes longer than we wait, is an answer. Something else has just been answered, so
+        it is late and not gone."""
         try:
-            return await self._ask(method, request)
+            said = await self._said(method, request, is_order=is_order)
         except Unanswered as error:
-            cause = error.__cause__
-            connected = self._channel.get_state() is grpc.ChannelConnectivity.READY
-            if isinstance(cause, grpc.aio.AioRpcError) and connected:
-                log.event("replica.refused", level=DEBUG, call=method.name, cause=error)
+            if isinstance(error.__cause__, TimeoutError):
                 return None
             raise
+        if not said.code:
+            return _read(method, said)
+        cause = f"{code_name(said.code)} {said.details}"
+        log.event("replica.refused", level=DEBUG, call=method.name, cause=cause)
+        return None
+
+
+def _unanswered(error: WireError | TimeoutError) -> Unanswered:
+    return Unanswered(str(error) or "not in time")
+
+
+def _read(method: OipMethod, said: GrpcAnswer) -> Any:
+    try:
+        return getattr(oip_pb2, method.response_name).FromString(said.message)
+    except DecodeError as error:
+        raise Unanswered(f"its answer cannot be read: {error}") from error
 
 
 class _RestAsker:
-    def __init__(
-        self, session: aiohttp.ClientSession, base: str, timeout_s: float, max_bytes: int
-    ) -> None:
-        self._session = session
-        self._base = base
+    def __init__(self, calls: ReplicaCalls, address: str, timeout_s: float) -> None:
+        self._calls = calls
+        self._address = address
         self._timeout_s = timeout_s
-        self._max_bytes = max_bytes
 
-    async def ask(self, method: str, path: str) -> tuple[int, Any]:
+    async def ask(self, method: str, path: str, *, is_order: bool = False) -> tuple[int, Any]:
         """Status, and the JSON where there is some."""
+        call = self._calls.order_http if is_order else self._calls.ask_http
         try:
-            async with (
-                asyncio.timeout(self._timeout_s),
-                self._session.request(method, self._base + path) as answer,
-            ):
-                body = b""
-                async for chunk in answer.content.iter_any():
-                    body += chunk
-                    if len(body) > self._max_bytes:
-                        raise Unanswered(f"{path} answers more than {self._max_bytes} bytes")
-                return answer.status, json.loads(body) if body.strip() else None
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unanswered(str(error) or type(error).__name__) from error
+            status, body = await call(self._address, method, path, timeout_s=self._timeout_s)
+        except (WireError, TimeoutError) as error:
+            raise _unanswered(error) from error
+        try:
+            return status, json.loads(body) if body.strip() else None
         except ValueError:
             return 502, None
+
+    async def greet(self) -> None:
+        await self.ask("GET", "/v2/health/live")
 
     async def index(self) -> list[IndexEntry] | None:
         status, entries = await self.ask("POST", "/v2/repository/index")
@@ -318,14 +332,18 @@ class _RestAsker:
 
     async def load(self, model: str) -> None:
         try:
-            await self.ask("POST", f"/v2/repository/models/{quote(model, safe='')}/load")
+            await self.ask(
+                "POST", f"/v2/repository/models/{quote(model, safe='')}/load", is_order=True
+            )
         except Unanswered as error:
             # A load that takes longer than we wait goes on without us.
             if not isinstance(error.__cause__, TimeoutError):
                 raise
 
     async def unload(self, model: str) -> None:
-        await self.ask("POST", f"/v2/repository/models/{quote(model, safe='')}/unload")
+        await self.ask(
+            "POST", f"/v2/repository/models/{quote(model, safe='')}/unload", is_order=True
+        )
 
 
 def _path(model: str, version: str = "") -> str:

@@ -15,18 +15,18 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from aiohttp import web
-
 from gateway.codecs.tfs_status import ConfiguredModel
+from gateway.wire.listener import Listener
+from gateway.wire.tasks import Tasks
 from servers.agent.child import ChildFailed, ChildSettings, child
-from servers.agent.fronts import Agent, AgentHttp, AgentRpc
+from servers.agent.fronts import Agent, AgentFront
 from servers.agent.runtime import AgentRuntime, WaitSettings
 from servers.agent.shared import SharedVersions, source_for
 from servers.agent.tfs import Tfs
 from servers.kit import flags, leash, logs
 from servers.kit.batching import Workers
 from servers.kit.manager import Manager
-from servers.kit.server import PortTaken, listen, taken, versions_for
+from servers.kit.server import PortTaken, address_of, listen_both, log_bug, versions_for
 from servers.kit.service import Service
 from servers.kit.settings import ServerSettings
 
@@ -114,7 +114,7 @@ async def _run(settings: AgentSettings) -> None:
             else:
                 watching = []
             tfs = Tfs(tfs_grpc)
-            stack.callback(tfs.close)
+            stack.push_async_callback(tfs.aclose)
             shared = settings.shared_dir or own / "models"
             async with _serving(settings, tfs, shared) as (http, grpc):
                 said = {"pid": os.getpid(), "http": tfs_http, "grpc": tfs_grpc, "speaks": _SPEAKS}
@@ -143,28 +143,27 @@ async def _serving(
     runtime.labels = lambda: manager.labels
     service = Service(manager, timeout_s=server.timeout_s, offload_bytes=server.offload_bytes)
     agent = Agent(service, runtime, tfs)
-    door = listen(server.http, "--http")
+    http, grpc = listen_both(server)
+    addresses = address_of(server.http, http), address_of(server.grpc, grpc)
     try:
-        grpc_server, port = await AgentRpc(agent, server.timeout_s).start(server.grpc)
-    except OSError as error:
-        door.close()
-        raise taken(server.grpc, "--grpc", "the port is taken or not ours") from error
-    runner = web.ServerRunner(web.Server(AgentHttp(agent).handle, access_log=None))
-    await runner.setup()
-    await web.SockSite(runner, door).start()
-    manager.configure([ConfiguredModel(n, source_for(n, uri)) for n, uri in server.models])
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            lives = [tasks.create_task(manager.run()), tasks.create_task(agent.watch())]
-            try:
-                host, own_port = server.http.rpartition(":")[0], door.getsockname()[1]
-                yield f"{host}:{own_port}", f"{server.grpc.rpartition(':')[0]}:{port}"
-            finally:
-                runtime.stop()
-                await grpc_server.stop(1.0)
-                await runner.cleanup()
-                for life in lives:
-                    life.cancel()
+        async with Tasks(log_bug) as handlers:
+            front = AgentFront(agent, server.timeout_s, handlers)
+            listener = Listener(front)
+            await listener.start(http)
+            await listener.start(grpc)
+            manager.configure([ConfiguredModel(n, source_for(n, uri)) for n, uri in server.models])
+            async with asyncio.TaskGroup() as tasks:
+                lives = [tasks.create_task(manager.run()), tasks.create_task(agent.watch())]
+                front.health.say(True)
+                try:
+                    yield addresses
+                finally:
+                    front.health.say(False)
+                    front.health.end()
+                    runtime.stop()
+                    await listener.stop(1.0)
+                    for life in lives:
+                        life.cancel()
     finally:
         manager.close()
         workers.close()

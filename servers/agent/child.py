@@ -109,13 +109,13 @@ async def _answering(made: Child, longest_s: float) -> None:
                     "before it answered; see its log above"
                 )
             try:
-                await asyncio.to_thread(tfs.statuses, _PROBE)
+                await tfs.statuses(_PROBE)
             except Unavailable:
                 await asyncio.sleep(0.1)
             else:
                 return
     finally:
-        tfs.close()
+        await tfs.aclose()
     raise ChildFailed(f"tensorflow_model_server did not answer within {longest_s:.0f} s")
 
 

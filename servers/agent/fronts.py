@@ -1,4 +1,4 @@
-"""The agent's two doors: ModelService over gRPC, `GET /replica/status` over HTTP.
+"""The agent's doors: ModelService over gRPC, `GET /replica/status` over HTTP, either on both ports.
 
 No predictions: callers talk to TensorFlow Serving itself. Both doors merge the manager's states
 with TensorFlow Serving's own at the moment they are asked.
@@ -9,13 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING
 
-import grpc
-from aiohttp import web
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1.health import aio as health_aio  # type: ignore[attr-defined]
 
 from gateway.codecs import tfs_status
 from gateway.codecs.pb import tfs_pb2
@@ -23,6 +18,11 @@ from gateway.codecs.tfs_errors import grpc_code, truncate_message
 from gateway.codecs.tfs_methods import Method
 from gateway.domain.errors import DeadlineExceeded, GatewayError, InvalidRequest, Unavailable
 from gateway.domain.models import VersionStatus
+from gateway.wire.exchange import Data, ServerExchange
+from gateway.wire.fields import Fields
+from gateway.wire.grpc import GrpcCall, GrpcMethods, Unary, is_grpc
+from gateway.wire.grpc_health import Health
+from gateway.wire.tasks import Awaited, Tasks
 from servers.agent.runtime import AgentRuntime, merged
 from servers.agent.shared import source_for
 from servers.agent.tfs import Tfs
@@ -34,16 +34,9 @@ HEALTH_NAMES = ("", "ModelService", "tensorflow.serving.ModelService")
 
 _MAX_MESSAGE = 16 * 1024 * 1024
 """A configuration of a thousand models has about a megabyte."""
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+_JSON = (Fields([("content-type", "application/json; charset=utf-8")]),)
 _RELOAD_LIMIT_S = 24 * 3600.0
 """Deadline of a reload that brings none: it waits for models to load."""
-
-if TYPE_CHECKING:
-    _Generic = grpc.GenericRpcHandler[bytes, bytes]
-else:
-    _Generic = grpc.GenericRpcHandler  # generic in its stubs only
-
-Context = grpc.aio.ServicerContext[bytes, bytes]
 
 
 class Agent:
@@ -93,43 +86,33 @@ class Agent:
 
     async def _ask(self, model: str) -> Mapping[int, VersionStatus] | None:
         try:
-            return await asyncio.to_thread(self._tfs.statuses, model)
+            return await self._tfs.statuses(model)
         except Unavailable:
             return None
 
 
-class AgentRpc:
-    """ModelService and the health service."""
+class AgentFront:
+    """`exchange.Front` of the agent: ModelService, the health service and the status page."""
 
-    def __init__(self, agent: Agent, timeout_s: float) -> None:
+    def __init__(self, agent: Agent, timeout_s: float, tasks: Tasks) -> None:
         self._agent = agent
         self._timeout_s = timeout_s
-        self._health = health_aio.HealthServicer()
+        self._tasks = tasks
+        self.health = Health(HEALTH_NAMES)
+        ours = {
+            Method.GET_MODEL_STATUS.path: Unary(self._status),
+            Method.HANDLE_RELOAD_CONFIG.path: Unary(self._reload),
+        }
+        self._methods = GrpcMethods({**ours, **self.health.handlers()}, tasks, _MAX_MESSAGE)
 
-    async def start(self, address: str) -> tuple[grpc.aio.Server, int]:
-        """Listen; returns the server and its port. Raises OSError."""
-        server = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", _MAX_MESSAGE),
-                ("grpc.so_reuseport", 0),
-            ]
-        )
-        server.add_generic_rpc_handlers((_ModelService(self),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise OSError(str(error)) from error
-        if port == 0:
-            raise OSError(f"cannot listen on {address}")
-        await server.start()
-        for name in HEALTH_NAMES:
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        return server, port
+    def begin(self, exchange: ServerExchange, body: Data | None) -> None:
+        """See exchange.Front."""
+        if is_grpc(exchange.head.get("content-type")):
+            self._methods.begin(exchange, body)
+        else:
+            self._tasks.run(exchange, body, self._page)
 
-    async def status(self, body: bytes, context: Context) -> bytes:
-        """GetModelStatus."""
-
+    async def _status(self, body: bytes, call: GrpcCall) -> bytes:
         async def answer() -> bytes:
             request = tfs_pb2.GetModelStatusRequest.FromString(body)
             if not request.HasField("model_spec"):
@@ -140,27 +123,40 @@ class AgentRpc:
             statuses = await self._agent.statuses(spec.name, version)
             return tfs_status.status_proto(statuses).SerializeToString()
 
-        return await _answered(answer, context, self._timeout_s)
+        return await _answered(answer, call, self._timeout_s)
 
-    async def reload(self, body: bytes, context: Context) -> bytes:
-        """HandleReloadConfigRequest."""
-
+    async def _reload(self, body: bytes, call: GrpcCall) -> bytes:
         async def answer() -> bytes:
             request = tfs_pb2.ReloadConfigRequest.FromString(body)
             code, message = await self._agent.reload(request)
             if code:
-                await context.abort(_CODES[code], truncate_message(message))
+                await call.abort(code, truncate_message(message))
             done = tfs_pb2.ReloadConfigResponse()
             done.status.error_code = 0
             return done.SerializeToString()
 
-        return await _answered(answer, context, _RELOAD_LIMIT_S)
+        return await _answered(answer, call, _RELOAD_LIMIT_S)
+
+    async def _page(self, request: Awaited) -> None:
+        """`GET /replica/status`, in the kit's own form."""
+        head = request.head
+        if head.method != "GET" or head.path.partition("?")[0] != STATUS_PATH:
+            request.respond(404, (), b"")
+            return
+        models = {
+            name: {
+                "reason": self._agent.source_reason(name),
+                "versions": [_shown(status) for status in statuses],
+            }
+            for name, statuses in (await self._agent.overview()).items()
+        }
+        request.respond(200, _JSON, json.dumps({"models": models}).encode())
 
 
 async def _answered(
-    answer: Callable[[], Awaitable[bytes]], context: Context, limit_s: float
+    answer: Callable[[], Awaitable[bytes]], call: GrpcCall, limit_s: float
 ) -> bytes:
-    remaining = context.time_remaining()
+    remaining = call.time_remaining()
     try:
         async with asyncio.timeout(limit_s if remaining is None else remaining):
             return await answer()
@@ -172,42 +168,8 @@ async def _answered(
         error = InvalidRequest(f"The request cannot be read: {broken}", reason="bad_message")
     except GatewayError as refused:
         error = refused
-    context.set_trailing_metadata((("x-gateway-reason", error.reason),))
-    await context.abort(_CODES[grpc_code(error)], truncate_message(error.message))
-    raise AssertionError("abort raises")
-
-
-class _ModelService(_Generic):
-    def __init__(self, rpc: AgentRpc) -> None:
-        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            Method.GET_MODEL_STATUS.path: grpc.unary_unary_rpc_method_handler(rpc.status),
-            Method.HANDLE_RELOAD_CONFIG.path: grpc.unary_unary_rpc_method_handler(rpc.reload),
-        }
-
-    def service(
-        self, details: grpc.HandlerCallDetails
-    ) -> grpc.RpcMethodHandler[bytes, bytes] | None:
-        return self._handlers.get(details.method)
-
-
-class AgentHttp:
-    """`GET /replica/status`, in the kit's own form."""
-
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
-
-    async def handle(self, request: web.BaseRequest) -> web.Response:
-        """Answer one request."""
-        if request.method != "GET" or request.path != STATUS_PATH:
-            return web.Response(status=404)
-        models = {
-            name: {
-                "reason": self._agent.source_reason(name),
-                "versions": [_shown(status) for status in statuses],
-            }
-            for name, statuses in (await self._agent.overview()).items()
-        }
-        return web.json_response({"models": models}, dumps=json.dumps)
+    reason = (("x-gateway-reason", error.reason),)
+    await call.abort(grpc_code(error), truncate_message(error.message), reason)
 
 
 def _shown(status: VersionStatus) -> dict[str, object]:

@@ -47,7 +47,7 @@ class WaitSettings:
 
 
 class AgentRuntime:
-    """Loads into one TensorFlow Serving."""
+    """Loads into one TensorFlow Serving. Called on the kit's threads, never on the loop's."""
 
     platform = "tensorflow"
 
@@ -55,6 +55,10 @@ class AgentRuntime:
         self._tfs = tfs
         self._waits = waits or WaitSettings()
         self._lock = threading.Lock()
+        """Over what is held; the loop takes it, too, so never for as long as a call lasts: the loop
+        makes the call."""
+        self._sending = threading.Lock()
+        """Over a configuration on its way, which lasts as long as loading does. Threads only."""
         self._held: dict[str, dict[int, bool]] = {}
         """By model and version: whether it has been AVAILABLE."""
         self._folders: dict[str, Path] = {}
@@ -70,12 +74,12 @@ class AgentRuntime:
             Unavailable: it does not answer, or not within the time allowed.
         """
         model, version = directory.parent.name, int(directory.name)
-        old = self._tfs.statuses(model).get(version)
+        old = self._statuses(model).get(version)
         try:
             with self._lock:
                 self._held.setdefault(model, {})[version] = False
                 self._folders[model] = directory.parent
-                objection = self._push()
+            objection = self._push()
             self._wait_loaded(model, version, old, objection)
         except BaseException:
             self._take_out(model, version)
@@ -91,7 +95,7 @@ class AgentRuntime:
         ends_at = time.perf_counter() + self._waits.unload_s
         while time.perf_counter() < ends_at and not self._stop.is_set():
             try:
-                status = self._tfs.statuses(model).get(version)
+                status = self._statuses(model).get(version)
             except Unavailable:
                 return  # gone altogether, and with it whatever it held
             if status is None or status.state in (VersionState.GONE, VersionState.FAILED):
@@ -109,8 +113,7 @@ class AgentRuntime:
 
     def sync(self) -> None:
         """Send the configuration again: labels changed, or the server has come back empty."""
-        with self._lock:
-            objection = self._push()
+        objection = self._push()
         if objection:
             logs.warn("tfs.objected", why=objection)
 
@@ -119,13 +122,22 @@ class AgentRuntime:
         self._stop.set()
 
     def _push(self) -> str:
-        labels = self.labels()
-        models = {}
-        for model, versions in self._held.items():
-            good = {v for v, is_loaded in versions.items() if is_loaded}
-            names = {n: v for n, v in labels.get(model, {}).items() if v in good}
-            models[model] = Held(str(self._folders[model]), frozenset(versions), names)
-        return self._tfs.reload(models, self._waits.load_s)
+        """Send all that is held now; one after the other, so that the last is the newest."""
+        with self._sending:
+            models = self._configuration()
+            return self._tfs.on_thread(self._tfs.reload(models, self._waits.load_s))
+
+    def _configuration(self) -> dict[str, Held]:
+        labels, models = self.labels(), {}
+        with self._lock:
+            for model, versions in self._held.items():
+                good = {v for v, is_loaded in versions.items() if is_loaded}
+                names = {n: v for n, v in labels.get(model, {}).items() if v in good}
+                models[model] = Held(str(self._folders[model]), frozenset(versions), names)
+        return models
+
+    def _statuses(self, model: str) -> Mapping[int, VersionStatus]:
+        return self._tfs.on_thread(self._tfs.statuses(model))
 
     def _wait_loaded(
         self, model: str, version: int, old: VersionStatus | None, objection: str
@@ -134,7 +146,7 @@ class AgentRuntime:
         is_old_failure = old is not None and old.state is VersionState.FAILED
         while (took := time.perf_counter() - began) < self._waits.load_s:
             try:
-                status = self._tfs.statuses(model).get(version)
+                status = self._statuses(model).get(version)
                 heard_at = took
             except Unavailable:
                 # Loading can keep a machine so busy that an answer is late.
@@ -170,14 +182,14 @@ class AgentRuntime:
             self._held.get(model, {}).pop(version, None)
             if not self._held.get(model):
                 self._held.pop(model, None)
-            if self._stop.is_set():
-                return False
-            try:
-                self._push()
-            except Unavailable as error:
-                # It hears of it when it answers again: every configuration is sent whole.
-                logs.warn("tfs.silent", why=error.message)
-                return False
+        if self._stop.is_set():
+            return False
+        try:
+            self._push()
+        except Unavailable as error:
+            # It hears of it when it answers again: every configuration is sent whole.
+            logs.warn("tfs.silent", why=error.message)
+            return False
         return True
 
 

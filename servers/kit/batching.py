@@ -7,167 +7,27 @@ worker, so no model starves another.
 
 A joined run that fails is run again request by request, so a bad row fails alone. Requests that
 were cancelled, or whose deadline has passed, leave the queue without being run.
+
+Where nothing waits, a request of a form that has shown to be quick (`servers.kit.pace`) is run at
+once on the loop's own thread: no queue, no timer, no hop.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from time import perf_counter_ns
 
-import numpy as np
-
 from gateway.domain.errors import DeadlineExceeded, Overloaded, Unavailable
-from servers.kit.counters import Counters, Timing
-from servers.kit.rows import Loaded, NotRowwise, run_alone, split
+from servers.kit.counters import Counters
+from servers.kit.pace import Pace
+from servers.kit.rows import Loaded, run_alone
 from servers.kit.runtime import Arrays
 from servers.kit.settings import BatchSettings
+from servers.kit.timing import Spent
+from servers.kit.workers import Batch, Key, Pending, Workers
 
-Key = tuple[object, ...]
-
-
-class Pending:
-    """One request that waits."""
-
-    __slots__ = (
-        "answer",
-        "deadline_at",
-        "inputs",
-        "is_queued",
-        "queued_at",
-        "queued_ns",
-        "rows",
-    )
-
-    def __init__(
-        self, inputs: Arrays, rows: int, deadline_at: float, answer: asyncio.Future[Arrays]
-    ) -> None:
-        self.inputs = inputs
-        self.rows = rows
-        self.deadline_at = deadline_at
-        self.answer = answer
-        self.queued_at = 0.0
-        self.queued_ns = perf_counter_ns()
-        """For the statistics; the loop's own clock ticks in milliseconds under uvloop."""
-        self.is_queued = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """A run's answers, one per part, and how long each stage took."""
-
-    answers: list[Arrays]
-    timing: Timing
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Requests that share one run."""
-
-    loaded: Loaded
-    signature: str
-    outputs: tuple[str, ...]
-    parts: tuple[Pending, ...]
-    lane: Lane
-
-    def run(self) -> Ran:
-        """Run on a worker thread; one answer per part."""
-        began = perf_counter_ns()
-        if len(self.parts) == 1:
-            inputs = self.parts[0].inputs
-        else:
-            names = self.parts[0].inputs.keys()
-            inputs = {n: np.concatenate([p.inputs[n] for p in self.parts]) for n in names}
-        joined = perf_counter_ns()
-        answer = run_alone(self.loaded, self.signature, inputs, self.outputs)
-        answered = perf_counter_ns()
-        rows = [part.rows for part in self.parts]
-        answers = [answer] if len(rows) == 1 else split(answer, rows)
-        ended = perf_counter_ns()
-        return Ran(
-            answers,
-            Timing(sum(rows), began, joined - began, answered - joined, ended - answered),
-        )
-
-
-class Workers:
-    """The threads that run models, and the line of due work before them."""
-
-    def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="run")
-        self._free = threads
-        self._threads = threads
-        self._alone: deque[Batch] = deque()
-        self._due: deque[Lane] = deque()
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether some run is under way."""
-        return self._free < self._threads
-
-    def offer(self, lane: Lane) -> None:
-        """Put a due lane at the end of the line."""
-        self._due.append(lane)
-        self._pump()
-
-    def _pump(self) -> None:
-        while self._free and (self._alone or self._due):
-            if self._alone:
-                self._start(self._alone.popleft())
-                continue
-            lane = self._due.popleft()
-            batch = lane.cut()
-            if batch is not None:
-                self._start(batch)
-            lane.arm()
-
-    def _start(self, batch: Batch) -> None:
-        loop = asyncio.get_running_loop()
-        self._free -= 1
-        batch.lane.owner.running += 1
-        run = self._pool.submit(batch.run)
-
-        def tell(done: Future[Ran]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                loop.call_soon_threadsafe(self._finish, batch, done)
-
-        run.add_done_callback(tell)
-
-    def _finish(self, batch: Batch, run: Future[Ran]) -> None:
-        self._free += 1
-        batch.lane.owner.running -= 1
-        error = run.exception()
-        waiting = [part for part in batch.parts if not part.answer.done()]
-        if error is None:
-            self._answer(batch, run.result())
-        elif len(batch.parts) == 1:
-            for part in waiting:
-                part.answer.set_exception(error)
-        else:
-            if isinstance(error, NotRowwise):
-                batch.lane.owner.stop_joining(str(error))
-            self._alone.extend(
-                Batch(batch.loaded, batch.signature, batch.outputs, (part,), batch.lane)
-                for part in waiting
-            )
-        batch.lane.owner.run_ended()
-        self._pump()
-
-    def _answer(self, batch: Batch, ran: Ran) -> None:
-        counters = batch.lane.owner.counters
-        counters.ran(ran.timing)
-        now = perf_counter_ns()
-        for part, answer in zip(batch.parts, ran.answers, strict=True):
-            if not part.answer.done():
-                part.answer.set_result(answer)
-                counters.answered(ran.timing, part.rows, part.queued_ns, now)
-
-    def close(self) -> None:
-        """Take no more work; does not wait for runs under way."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+__all__ = ["Batch", "Batcher", "Lane", "Pending", "Workers"]
 
 
 class Lane:
@@ -261,7 +121,11 @@ class Batcher:
         self.is_joining = is_rowwise and min(self.limit, settings.max_rows) > 1
         self.running = 0
         self.queued_rows = 0
+        self.spent: Spent = (0, 0)
+        """Where the time of the answer went that `run` has returned last."""
         self.counters = Counters()
+        waits_for_company = self.is_joining and settings.delay_s > 0
+        self.pace = Pace(0.0 if waits_for_company else settings.here_s)
         self.not_joining_because = loaded.not_joining_because
         self._lanes: dict[Key, Lane] = {}
         self._idle = asyncio.Event()
@@ -274,13 +138,17 @@ class Batcher:
         rows: int,
         deadline_at: float,
     ) -> Arrays:
-        """Answer one request of `rows` rows.
+        """Answer one request of `rows` rows. Until the caller waits for something else, `spent` is
+        of its answer.
 
         Raises:
             Overloaded: too many rows wait (`queue_full`); nothing was run.
             DeadlineExceeded: `deadline_at` passed while it waited (`queue`) or ran (`call`).
             InvalidRequest, Internal: what the runtime said of this request.
         """
+        form = (signature, outputs, *[(name, a.dtype, a.shape) for name, a in inputs.items()])
+        if not self.queued_rows and self.pace.is_quick(form):
+            return self._run_here(form, signature, inputs, outputs, rows, deadline_at)
         limit = self.settings.queue_rows
         if self.queued_rows and self.queued_rows + rows > limit:
             self.counters.failed(0)
@@ -292,6 +160,7 @@ class Batcher:
             )
         loop = asyncio.get_running_loop()
         pending = Pending(inputs, rows, deadline_at, loop.create_future())
+        pending.form = form
         lane = self._lane(signature, inputs, outputs)
         pending.queued_at = loop.time()
         pending.is_queued = True
@@ -299,7 +168,7 @@ class Batcher:
         timer = loop.call_at(deadline_at, _expire, pending)
         try:
             lane.add(pending)
-            return await pending.answer
+            answer = await pending.answer
         except BaseException:
             self.counters.failed(perf_counter_ns() - pending.queued_ns)
             raise
@@ -308,6 +177,33 @@ class Batcher:
             if pending.is_queued:  # cancelled or late: its place stays in the lane, its tensors go
                 self.leave(pending)
                 pending.inputs = {}
+        self.spent = pending.spent
+        return answer
+
+    def _run_here(
+        self,
+        form: Key,
+        signature: str,
+        inputs: Arrays,
+        outputs: tuple[str, ...],
+        rows: int,
+        deadline_at: float,
+    ) -> Arrays:
+        """One run on the loop's own thread."""
+        began = perf_counter_ns()
+        if asyncio.get_running_loop().time() >= deadline_at:
+            self.counters.failed(0)
+            raise _late()
+        try:
+            answer = run_alone(self.loaded, signature, inputs, outputs)
+        except BaseException:
+            self.counters.failed(perf_counter_ns() - began)
+            raise
+        took_ns = perf_counter_ns() - began
+        self.spent = (0, took_ns)
+        self.counters.ran_here(rows, took_ns)
+        self.pace.ran_here(form, took_ns / 1e9)
+        return answer
 
     def _lane(self, signature: str, inputs: Arrays, outputs: tuple[str, ...]) -> Lane:
         form = tuple((name, a.dtype, a.shape[1:]) for name, a in inputs.items())

@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Collection
 from functools import partial
 
-from aiohttp import web
-
 from gateway.domain.errors import DeadlineExceeded, InvalidRequest, TooLarge, Unimplemented
+from gateway.wire.exchange import RequestHead
+from gateway.wire.tasks import Awaited
 
 TIMEOUT_HEADER = "x-request-timeout-ms"
 
@@ -26,15 +26,15 @@ _LEVEL = 1
 """zlib's fastest: on tensors the higher levels gain a few percent for several times the work."""
 
 
-def timeout_s(request: web.BaseRequest, default_s: float) -> float:
-    """Seconds that the caller gives this request, by header; else the default.
+def timeout_s(head: RequestHead) -> float | None:
+    """Seconds that the caller gives this request, by header; None where it does not say.
 
     Raises:
         InvalidRequest: the header is no whole number (`bad_timeout`).
     """
-    given = request.headers.get(TIMEOUT_HEADER)
+    given = head.get(TIMEOUT_HEADER)
     if given is None:
-        return default_s
+        return None
     if not given.isascii() or not given.isdigit() or len(given) > 12:
         raise InvalidRequest(
             f"{TIMEOUT_HEADER} must be whole milliseconds, was {given[:64]!r}", reason="bad_timeout"
@@ -42,8 +42,13 @@ def timeout_s(request: web.BaseRequest, default_s: float) -> float:
     return int(given) / 1000
 
 
+def is_plain(head: RequestHead) -> bool:
+    """Whether the body is what it looks like."""
+    return head.get("content-encoding") in (None, "", "identity")
+
+
 async def read_body(
-    request: web.BaseRequest, limit: int, deadline_at: float, encodings: Collection[str] = GZIP
+    request: Awaited, limit: int, deadline_at: float, encodings: Collection[str] = GZIP
 ) -> bytes:
     """The request's body, decompressed, at most `limit` bytes before and after.
 
@@ -53,7 +58,7 @@ async def read_body(
         InvalidRequest: it is not what Content-Encoding says it is (`bad_encoding`).
         Unimplemented: an encoding that is not among `encodings`.
     """
-    encoding = request.headers.get("Content-Encoding", "").strip().lower()
+    encoding = (request.head.get("content-encoding") or "").strip().lower()
     if encoding not in ("", "identity", *encodings):
         raise Unimplemented(
             f"Content-Encoding {encoding[:64]!r} is not offered; send "
@@ -61,9 +66,10 @@ async def read_body(
             reason="bad_encoding",
         )
     try:
-        async with asyncio.timeout_at(deadline_at):
-            body = await _read(request, limit)
-    except TimeoutError:
+        body = await request.body(limit, deadline_at)
+    except TooLarge:
+        raise _too_large(limit) from None
+    except DeadlineExceeded:
         raise DeadlineExceeded(
             "Deadline exceeded before the request's body had come", reason="call"
         ) from None
@@ -71,24 +77,6 @@ async def read_body(
         return body
     unpack = inflate if encoding == "deflate" else gunzip
     return await asyncio.get_running_loop().run_in_executor(None, unpack, body, limit)
-
-
-async def _read(request: web.BaseRequest, limit: int) -> bytes:
-    if (request.content_length or 0) > limit:
-        raise _too_large(limit)
-    if request.headers.get("Expect", "").lower() == "100-continue":
-        # The low-level server leaves this to its user; without it curl waits a second before it
-        # sends any body above 1 MiB.
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 def gunzip(body: bytes, limit: int) -> bytes:
@@ -123,9 +111,9 @@ def _unpack(body: bytes, limit: int, kind: str, window: int) -> bytes:
     return b"".join(pieces)
 
 
-async def packed(request: web.BaseRequest, body: bytes) -> tuple[str, bytes]:
+async def packed(head: RequestHead, body: bytes) -> tuple[str, bytes]:
     """Content-Encoding ("" is none) and body of an answer, as Accept-Encoding asks."""
-    wanted = request.headers.get("Accept-Encoding")
+    wanted = head.get("accept-encoding")
     if wanted is None or len(body) < _WORTH_BYTES:
         return "", body
     encoding = preferred(wanted)

@@ -39,6 +39,11 @@ class Timing:
     output_ns: int
     """Telling the answers apart."""
 
+    @property
+    def ns(self) -> int:
+        """All of it."""
+        return self.input_ns + self.infer_ns + self.output_ns
+
 
 @dataclass(slots=True)
 class RunTally:
@@ -83,6 +88,25 @@ class Counters:
                 return
             size = self.batches[timing.rows] = RunTally()
         size.add(timing)
+
+    def ran_here(self, rows: int, ns: int) -> None:
+        """One request that was run alone, at once, on the loop: `ran` and `answered` in one."""
+        self.execution_count += 1
+        self.inference_count += rows
+        self.last_inference_ms = time.time_ns() // 1_000_000
+        for tally in (self.success, self.compute.compute_infer):
+            tally.count += 1
+            tally.ns += ns
+        for tally in (self.queue, self.compute.compute_input, self.compute.compute_output):
+            tally.count += 1
+        size = self.batches.get(rows)
+        if size is None:
+            if len(self.batches) >= _MAX_SIZES:
+                return
+            size = self.batches[rows] = RunTally()
+        size.compute_infer.add(ns)
+        size.compute_input.count += 1
+        size.compute_output.count += 1
 
     def answered(self, timing: Timing, rows: int, queued_ns: int, now_ns: int) -> None:
         """One request of that run that got its answer."""

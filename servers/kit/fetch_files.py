@@ -22,6 +22,9 @@ import orjson
 
 from gateway.domain.errors import GatewayError, NotFound, Unavailable
 from gateway.storage.folder import ChangedMeanwhile, Folder
+from gateway.storage.opening import Kind
+from servers.kit import background
+from servers.kit.background import in_background
 
 PART_BYTES = 8 * 2**20
 """S3's own advice for ranges is 8 to 16 MiB; smaller parts lose less when a connection breaks."""
@@ -71,6 +74,9 @@ class Download:
         self._files = files
         self._partial = partial
         self._into = partial / str(version)
+        is_near = folder.location.kind is Kind.LOCAL
+        self._at_once = background.THREADS if is_near else PARALLEL_PARTS
+        """Parts. A disk of this machine is waited for by nobody; each copy takes a processor."""
         self._had: set[tuple[int, int]] = set()
         self._done_bytes = 0
         self.total_bytes = sum(file.size for file in files)
@@ -137,7 +143,7 @@ class Download:
         fd = os.open(self._partial / "parts.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(PARALLEL_PARTS):
+                for _ in range(self._at_once):
                     group.create_task(self._worker(waiting, fd))
         except BaseExceptionGroup as errors:
             raise _first(errors) from None
@@ -185,10 +191,10 @@ class Download:
             stream = self._folder.stream(source, part.start, part.end, etag=file.etag)
             async with aclosing(stream) as chunks:
                 async for chunk in chunks:
-                    await asyncio.to_thread(_write_all, fd, chunk, offset)
+                    await in_background(_write_all, fd, chunk, offset)
                     offset += len(chunk)
                     count(len(chunk))
-            await asyncio.to_thread(os.fdatasync, fd)
+            await in_background(os.fdatasync, fd)
         finally:
             os.close(fd)
 
@@ -198,7 +204,7 @@ class Download:
         for index in indexes:
             file = self._files[index]
             if file.sha256:
-                found = await asyncio.to_thread(sha256_of, self._into / file.path)
+                found = await in_background(sha256_of, self._into / file.path)
                 if found != file.sha256:
                     wrong.append(index)
         return wrong
@@ -221,7 +227,7 @@ class Download:
 
     async def _give_up(self, index: int) -> None:
         file = self._files[index]
-        found = await asyncio.to_thread(sha256_of, self._into / file.path)
+        found = await in_background(sha256_of, self._into / file.path)
         await asyncio.to_thread(self._forget, [index])
         raise Unavailable(
             f"{self._where(file)} is damaged: its sha256 is {found}, the manifest says "

@@ -78,11 +78,16 @@ def parser(name: str) -> argparse.ArgumentParser:
         help="how long a row waits for company; 0 joins only what waits already")  # fmt: skip
     add("--queue-rows", type=_positive, default=batch.queue_rows, metavar="N",
         help="rows that may wait per version; more get RESOURCE_EXHAUSTED")  # fmt: skip
+    add("--here-us", type=_seconds, default=batch.here_s * 1e6, metavar="N",
+        help="runs quicker than N µs are made on the event loop; 0: none")  # fmt: skip
     add("--threads", type=_positive, default=server.threads, metavar="N", help="runs at once")
     add("--leash", type=Path, metavar="PATH",
         help="file that the gateway locks while it lives; without it this server ends")  # fmt: skip
     add("--leash-grace-s", type=_seconds, default=server.leash_grace_s, metavar="N",
         help="how long the leash may be loose")  # fmt: skip
+    if name != "agent":  # which answers no predictions, so it cannot know whether anybody asks
+        add("--leave-s", type=_seconds, default=server.leave_s, metavar="N",
+            help="go on answering so long after SIGTERM, until nobody asks any more")  # fmt: skip
     add("--drain-s", type=_seconds, default=server.drain_s, metavar="N",
         help="longest wait for requests in flight after SIGTERM")  # fmt: skip
     add("--max-body", type=size, default=server.max_body, metavar="SIZE",
@@ -101,12 +106,15 @@ def settings(args: argparse.Namespace) -> ServerSettings:
         ready_file=args.ready_file,
         cache_dir=args.cache_dir,
         cache_bytes=args.cache_bytes,
-        batch=BatchSettings(args.batch_size, args.batch_delay_ms / 1000, args.queue_rows),
+        batch=BatchSettings(
+            args.batch_size, args.batch_delay_ms / 1000, args.queue_rows, args.here_us / 1e6
+        ),
         load=LoadSettings(drain_s=args.drain_s),
         threads=args.threads,
         models=tuple(args.model),
         leash=args.leash,
         leash_grace_s=args.leash_grace_s,
+        leave_s=getattr(args, "leave_s", 0.0),
         drain_s=args.drain_s,
         max_body=args.max_body,
         v2_flavour=args.v2_flavour,

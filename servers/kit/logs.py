@@ -7,8 +7,6 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from aiohttp.http_exceptions import HttpProcessingError
-
 _logger = logging.getLogger("servers")
 
 
@@ -16,6 +14,11 @@ def event(name: str, level: int = logging.INFO, **fields: object) -> None:
     """Log `name` (past tense, `version.loaded`) with its fields."""
     if _logger.isEnabledFor(level):
         _logger.log(level, name, extra={"fields": fields})
+
+
+def is_talkative() -> bool:
+    """Whether there is a line for each request."""
+    return _logger.isEnabledFor(logging.DEBUG)
 
 
 def warn(name: str, **fields: object) -> None:
@@ -58,13 +61,3 @@ def set_up(log_format: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
-    # One access line per request of the framework's own would double ours and cost 30 µs each.
-    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
-    logging.getLogger("aiohttp.server").addFilter(_is_worth_a_line)
-
-
-def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Not so HTTP that cannot be parsed: its sender has been told 400, and ten lines of traceback
-    for each would let anybody fill the log."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)

@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 from gateway.domain.errors import GatewayError
+from gateway.wire.memory import spare_what_is_there
 from servers.kit import flags, leash, logs
+from servers.kit.background import let_storage_give_way
 from servers.kit.runtime import Runtime
 from servers.kit.server import PortTaken, serving, write_ready_file
 from servers.kit.settings import ServerSettings
@@ -89,6 +91,9 @@ async def _serve(runtime: Runtime, name: str, settings: ServerSettings) -> None:
             await leash.let_go(settings.leash, settings.leash_grace_s)
             end("the gateway has not come back")
 
+    # The framework has been imported, and no version loaded yet, which is to be freed one day.
+    let_storage_give_way()
+    spare_what_is_there()
     async with serving(runtime, settings) as running:
         if settings.ready_file is not None:
             write_ready_file(settings.ready_file, running)
@@ -98,6 +103,9 @@ async def _serve(runtime: Runtime, name: str, settings: ServerSettings) -> None:
         async with asyncio.TaskGroup() as tasks:
             watching = tasks.create_task(watch())
             await stop.wait()
+            if settings.leave_s:
+                logs.event("server.leaving", why=why)
+                await running.service.left_alone(settings.leave_s, settings.quiet_s)
             watching.cancel()
         logs.event("server.draining", why=why, in_flight=running.service.in_flight)
     logs.event("server.stopped")

@@ -50,16 +50,16 @@ class Metrics:
         if histogram is None:
             histogram = self._latencies[place] = _Histogram()
         histogram.observe(seconds * 1e6)
-        # Off but for V2's log_verbose_level: a line for each request.
-        logs.event(
-            "request.answered",
-            logging.DEBUG,
-            model=model,
-            api=api,
-            entrypoint=entrypoint,
-            status=status,
-            took_us=round(seconds * 1e6),
-        )
+        if logs.is_talkative():  # off but for V2's log_verbose_level: a line for each request
+            logs.event(
+                "request.answered",
+                logging.DEBUG,
+                model=model,
+                api=api,
+                entrypoint=entrypoint,
+                status=status,
+                took_us=round(seconds * 1e6),
+            )
 
     def forget(self, models: Iterable[str]) -> None:
         """Drop models that are no longer configured."""

@@ -34,7 +34,8 @@ from servers.kit import checks, logs, oip_checks
 from servers.kit.oip_settings import Settings
 from servers.kit.runtime import Arrays
 from servers.kit.servable import Servable
-from servers.kit.service import Service
+from servers.kit.service import Checked, Service
+from servers.kit.timing import Spent
 
 _MAX_TIMEOUT_US = 10**15
 _ON_ITS_WAY = (VersionState.NEW, VersionState.FETCHING, VersionState.LOADING)
@@ -46,6 +47,7 @@ class Made:
 
     servable: Servable
     outputs: Arrays
+    spent: Spent
 
 
 class OipService:
@@ -144,8 +146,16 @@ class OipService:
 
     # ---- inference --------------------
 
-    async def infer(self, servable: Servable, asked: OipInfer, deadline_at: float) -> Made:
-        """Check one request and run it.
+    async def infer(
+        self,
+        servable: Servable,
+        asked: OipInfer,
+        given: Arrays,
+        deadline_at: float,
+        form: object = None,
+    ) -> Made:
+        """Check one request and run it. `given` are its tensors, `form` stands for all requests
+        that say the same.
 
         Raises:
             InvalidRequest: signature, names, datatypes or shapes are wrong, or the runtime refused.
@@ -153,36 +163,39 @@ class OipService:
             Overloaded, DeadlineExceeded, Internal: see `Batcher.run`.
         """
         model = servable.name
-        wanted = asked.parameters.get("signature_name")
-        name, signature = oip_checks.signature_of(servable.signatures, model, wanted)
-        inputs = oip_checks.inputs_of(model, signature, asked.inputs)
-        outputs = oip_checks.outputs_of(model, signature, [o.name for o in asked.outputs])
-        rows = checks.rows_of(servable.loaded, inputs)
+        checked: Checked | None = None if form is None else servable.checked.get(form)
+        inputs = given
+        if checked is None:
+            inputs, checked = _check(servable, asked, given)
+            if form is not None and inputs.keys() == given.keys():
+                servable.remember(form, checked)
+        outputs = checked.outputs
         begun = perf_counter()
-        made = await self._run(servable, name, inputs, outputs, rows, asked, deadline_at)
+        made = await self._run(servable, checked, inputs, asked, deadline_at)
+        spent = servable.batcher.spent
         made = {output: made[output] for output in outputs}
         if levels := self.settings.traced(model):
             _trace(levels, servable, asked.id, inputs, made, perf_counter() - begun)
-        if any(output.classification for output in asked.outputs):
+        if asked.outputs and any(output.classification for output in asked.outputs):
             made = await self._classified(servable, asked, made)
-        return Made(servable, made)
+        return Made(servable, made, spent)
 
     async def _run(
         self,
         servable: Servable,
-        signature: str,
+        checked: Checked,
         inputs: Arrays,
-        outputs: tuple[str, ...],
-        rows: int,
         asked: OipInfer,
         deadline_at: float,
     ) -> Arrays:
-        timeout_s = timeout_of(asked.parameters)
+        timeout_s = timeout_of(asked.parameters) if asked.parameters else None
         until = deadline_at
         if timeout_s is not None:
             until = min(until, asyncio.get_running_loop().time() + timeout_s)
         try:
-            return await servable.predict(signature, inputs, outputs, rows, until)
+            return await servable.predict(
+                checked.signature, inputs, checked.outputs, checked.rows, until
+            )
         except Overloaded as error:
             raise Overloaded(
                 f"Exceeds maximum queue size: {error.message}",
@@ -287,6 +300,15 @@ class OipService:
         return "; ".join(failed) or self.service.manager.source_reason(name) or "none was found"
 
 
+def _check(servable: Servable, asked: OipInfer, given: Arrays) -> tuple[Arrays, Checked]:
+    model = servable.name
+    wanted = asked.parameters.get("signature_name")
+    name, signature = oip_checks.signature_of(servable.signatures, model, wanted)
+    inputs = oip_checks.inputs_of(model, signature, given)
+    outputs = oip_checks.outputs_of(model, signature, [o.name for o in asked.outputs])
+    return inputs, Checked(name, outputs, checks.rows_of(servable.loaded, inputs))
+
+
 def timeout_of(parameters: Mapping[str, object]) -> float | None:
     """Seconds of the request parameter `timeout` (microseconds; 0 is none).
 
@@ -302,22 +324,6 @@ def timeout_of(parameters: Mapping[str, object]) -> float | None:
             reason="bad_timeout",
         )
     return given / 1e6 if given else None
-
-
-def shared_memory_refused() -> Unimplemented:
-    """Why no region can be registered."""
-    return Unimplemented(
-        "shared memory regions are not offered: callers and this server need not share a host; "
-        "send tensors in the request",
-        reason="shared_memory",
-    )
-
-
-def generate_refused() -> Unimplemented:
-    """Why there is no text generation."""
-    return Unimplemented(
-        "generate and generate_stream are not offered; send tensors to infer", reason="generate"
-    )
 
 
 def _trace(

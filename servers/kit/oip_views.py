@@ -8,7 +8,7 @@ from gateway import __version__
 from gateway.codecs import oip_admin
 from gateway.codecs.oip_admin import OipConfig
 from gateway.codecs.oip_stats import BatchSpans, InferSpans, ModelStats, Span
-from gateway.domain.errors import NotFound
+from gateway.domain.errors import NotFound, Unimplemented
 from gateway.domain.names import Version
 from servers.kit.counters import Tally
 from servers.kit.runtime import Arrays, Runtime
@@ -92,4 +92,20 @@ def no_region(is_cuda: bool, name: str) -> NotFound:
     kind = "CUDA" if is_cuda else "system"
     return NotFound(
         f"Unable to find {kind} shared memory region: '{name[:128]}'", reason="region_unknown"
+    )
+
+
+def shared_memory_refused() -> Unimplemented:
+    """Why no region can be registered."""
+    return Unimplemented(
+        "shared memory regions are not offered: callers and this server need not share a host; "
+        "send tensors in the request",
+        reason="shared_memory",
+    )
+
+
+def generate_refused() -> Unimplemented:
+    """Why there is no text generation."""
+    return Unimplemented(
+        "generate and generate_stream are not offered; send tensors to infer", reason="generate"
     )

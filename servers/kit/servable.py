@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
+from gateway.codecs.oip_forms import InferAnswers
+from gateway.codecs.oip_json_forms import InferTexts
+from gateway.codecs.proto_forms import MAX_FORMS
+from gateway.codecs.tfs_forms import PredictAnswers
 from gateway.domain.errors import InvalidRequest
 from gateway.domain.tensors import DEFAULT_SIGNATURE, Signature
 from servers.kit.batching import Batcher
@@ -24,6 +27,11 @@ class Servable:
         self.signatures = loaded.signatures
         self.batcher = batcher
         self.lease: Lease | None = None
+        self.checked: dict[Any, Any] = {}
+        """What was found out about a form of request; for the fronts, by the form."""
+        self.predict_answers = PredictAnswers()
+        self.infer_answers = InferAnswers(name, version)
+        self.infer_texts = InferTexts(name, version)
         self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -31,17 +39,11 @@ class Servable:
     def __repr__(self) -> str:
         return f"Servable({self.name!r}, {self.version}, in_flight={self.in_flight})"
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """Keep it loaded for the length of one request."""
-        self.in_flight += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            if not self.in_flight:
-                self._idle.set()
+    def remember(self, form: object, checked: object) -> None:
+        """Keep what was found out about a form; callers choose forms, so not without bound."""
+        if len(self.checked) >= MAX_FORMS:
+            self.checked.clear()
+        self.checked[form] = checked
 
     async def drain(self, longest_s: float) -> None:
         """Wait for its requests; after `longest_s` refuse those that are still queued.
@@ -78,6 +80,13 @@ class Servable:
         rows: int,
         deadline_at: float,
     ) -> Arrays:
-        """Answer checked inputs (`servers.kit.checks`)."""
-        with self.hold():
+        """Answer checked inputs (`servers.kit.checks`); until then it stays loaded."""
+        self.in_flight += 1
+        if self.in_flight == 1:
+            self._idle.clear()
+        try:
             return await self.batcher.run(signature, inputs, outputs, rows, deadline_at)
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._idle.set()

@@ -1,7 +1,7 @@
-"""One model server: manager, workers and two fronts, from listening to drained.
+"""One model server: manager, workers and two ports, from listening to drained.
 
-Stops in this order: take no new connections and say NOT_SERVING, let what is in flight finish (up
-to the drain time), close the fronts, end.
+Stops in this order: say NOT_SERVING, take no new connections and refuse new predictions, let what
+is in flight finish (up to the drain time), close the connections, end.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
-from aiohttp import web
-
 from gateway.codecs.tfs_status import ConfiguredModel
 from gateway.domain.models import PROTOCOLS
+from gateway.wire.listener import Listener
+from gateway.wire.tasks import Tasks
 from servers.kit import logs
 from servers.kit.batching import Workers
 from servers.kit.fetch import VersionCache
+from servers.kit.front import KitFront
 from servers.kit.manager import Manager
 from servers.kit.oip_service import OipService
 from servers.kit.rest import Rest
@@ -64,13 +64,26 @@ def listen(address: str, flag: str) -> socket.socket:
         made.listen(1024)
     except OSError as error:
         made.close()
-        raise taken(address, flag, error.strerror or str(error)) from error
+        raise _taken(address, flag, error.strerror or str(error)) from error
     made.setblocking(False)
     return made
 
 
-def taken(address: str, flag: str, why: str) -> PortTaken:
-    """The words for an address that cannot be had."""
+def listen_both(settings: ServerSettings) -> tuple[socket.socket, socket.socket]:
+    """The sockets of `--http` and `--grpc`.
+
+    Raises:
+        PortTaken: one of them cannot be had; then the other is closed.
+    """
+    http = listen(settings.http, "--http")
+    try:
+        return http, listen(settings.grpc, "--grpc")
+    except PortTaken:
+        http.close()
+        raise
+
+
+def _taken(address: str, flag: str, why: str) -> PortTaken:
     return PortTaken(
         f"Cannot listen on {address}: {why}. Stop the program that holds it, or choose another "
         f"address with {flag} (port 0 takes any free one)."
@@ -95,7 +108,7 @@ async def serving(
         PortTaken: before anything else has begun.
     """
     versions = versions or versions_for(settings)
-    http = listen(settings.http, "--http")
+    http, grpc = listen_both(settings)
     workers = Workers(settings.threads)
     manager = Manager(runtime, versions, workers, settings.batch, settings.load)
     service = Service(
@@ -105,52 +118,48 @@ async def serving(
         in_flight_limit=settings.in_flight_limit,
     )
     oip = OipService(service, settings.v2_flavour)
-    rpc, rest = Rpc(service, oip), Rest(service, oip, settings.max_body)
     try:
-        grpc_server, grpc_port = await rpc.start(settings.grpc, settings.max_body)
-    except OSError as error:
-        http.close()
-        raise taken(settings.grpc, "--grpc", "the port is taken or not ours") from error
-    runner = await rest.start(http)
-    host = settings.http.rpartition(":")[0]
-    running = Running(
-        f"{host}:{http.getsockname()[1]}",
-        f"{settings.grpc.rpartition(':')[0]}:{grpc_port}",
-        service,
-        manager,
-    )
-    manager.configure([ConfiguredModel(name, uri) for name, uri in settings.models])
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            life = tasks.create_task(manager.run(), name="manager")
-            await rpc.say(True)
-            try:
-                yield running
-            finally:
-                await rpc.say(False)
-                await _drain(service, runner, grpc_server, settings.drain_s)
-                life.cancel()
+        async with Tasks(log_bug) as handlers:
+            rpc = Rpc(service, oip, settings.max_body, handlers)
+            rest = Rest(service, oip, settings.max_body, handlers)
+            listener = Listener(KitFront(rest, rpc))
+            http_at, grpc_at = address_of(settings.http, http), address_of(settings.grpc, grpc)
+            await listener.start(http)
+            await listener.start(grpc)
+            manager.configure([ConfiguredModel(name, uri) for name, uri in settings.models])
+            async with asyncio.TaskGroup() as tasks:
+                life = tasks.create_task(manager.run(), name="manager")
+                rpc.health.say(True)
+                try:
+                    yield Running(http_at, grpc_at, service, manager)
+                finally:
+                    rpc.health.say(False)
+                    rpc.health.end()
+                    await _drain(service, listener, settings.drain_s)
+                    life.cancel()
     finally:
         manager.close()
         workers.close()
         service.close()
 
 
-async def _drain(
-    service: Service, runner: web.ServerRunner, grpc_server: grpc.aio.Server, longest_s: float
-) -> None:
-    """Finish what is in flight on both fronts, at most `longest_s`."""
-    for site in list(runner.sites):
-        await site.stop()
-    if runner.server is not None:
-        runner.server.pre_shutdown()  # idle connections close now, busy ones after their answer
+def address_of(asked: str, sock: socket.socket) -> str:
+    """What was asked for, with the port that it became."""
+    return f"{asked.rpartition(':')[0]}:{sock.getsockname()[1]}"
+
+
+def log_bug(error: Exception) -> None:
+    """An error of a handler that nobody foresaw."""
+    logs.bug("request.crashed", error)
+
+
+async def _drain(service: Service, listener: Listener, longest_s: float) -> None:
+    """Finish what is in flight on both ports, at most `longest_s`."""
     await service.stop()
-    async with asyncio.TaskGroup() as fronts:
-        # Takes no new calls at once, and cancels those still running after the grace.
-        fronts.create_task(grpc_server.stop(longest_s), name="stop grpc")
+    async with asyncio.TaskGroup() as ends:
+        ends.create_task(listener.stop(longest_s), name="stop listening")
         if not await service.drained(longest_s):
             logs.warn("server.drain_timed_out", in_flight=service.in_flight, after_s=longest_s)
-    await runner.cleanup()
 
 
 def write_ready_file(path: Path, running: Running) -> None:

@@ -19,6 +19,7 @@ from servers.kit.manager import Manager
 from servers.kit.metrics import Metrics
 from servers.kit.runtime import Arrays
 from servers.kit.servable import Servable
+from servers.kit.timing import Spent
 
 _T = TypeVar("_T")
 
@@ -33,6 +34,16 @@ class Answer:
     servable: Servable
     signature: str
     outputs: Arrays
+    spent: Spent
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a request asks of a servable, beside its tensors."""
+
+    signature: str
+    outputs: tuple[str, ...]
+    rows: int
 
 
 class Service:
@@ -50,19 +61,21 @@ class Service:
         self.metrics = Metrics()
         self.timeout_s = timeout_s
         self.in_flight = 0
+        self.admitted = 0
+        """Inference requests let in so far."""
         self.is_draining = False
         self.is_steered = False
         """Whether the models were configured from outside (HandleReloadConfigRequest)."""
         self.draining = asyncio.Event()
         """Set with `is_draining`, for those who wait for it."""
         self._idle = asyncio.Event()
-        self._offload_bytes = offload_bytes
+        self.offload_bytes = offload_bytes
         self._in_flight_limit = in_flight_limit
         self._codec = ThreadPoolExecutor(2, thread_name_prefix="codec")
 
     async def off_loop(self, size: int, work: Callable[[], _T]) -> _T:
         """Do `work` here when `size` bytes are few, else on a thread."""
-        if size <= self._offload_bytes:
+        if size <= self.offload_bytes:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._codec, work)
 
@@ -80,12 +93,29 @@ class Service:
             InvalidRequest: signature, names, dtypes or shapes are wrong, or the runtime refused.
             Overloaded, DeadlineExceeded, Unavailable, Internal: see `Batcher.run`.
         """
+        inputs, checked = self.check(servable, signature_name, given, output_filter)
+        made = await servable.predict(
+            checked.signature, inputs, checked.outputs, checked.rows, deadline_at
+        )
+        return Answer(servable, checked.signature, made, servable.batcher.spent)
+
+    def check(
+        self,
+        servable: Servable,
+        signature_name: str,
+        given: Arrays,
+        output_filter: Sequence[str],
+    ) -> tuple[Arrays, Checked]:
+        """The inputs in the signature's order, and what is asked of them. Depends on names, dtypes
+        and shapes only.
+
+        Raises:
+            InvalidRequest: signature, names, dtypes or shapes are wrong.
+        """
         name, signature = servable.signature(signature_name)
         inputs = checks.inputs_of(signature, given)
         outputs = checks.outputs_of(signature, output_filter)
-        rows = checks.rows_of(servable.loaded, inputs)
-        made = await servable.predict(name, inputs, outputs, rows, deadline_at)
-        return Answer(servable, name, made)
+        return inputs, Checked(name, outputs, checks.rows_of(servable.loaded, inputs))
 
     async def infer(
         self,
@@ -186,6 +216,16 @@ class Service:
             return False
         return True
 
+    async def left_alone(self, longest_s: float, quiet_s: float) -> None:
+        """Wait until nobody has asked for a prediction for `quiet_s`; at most `longest_s`."""
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        ends_at, seen = since + longest_s, self.admitted
+        while (now := loop.time()) < ends_at and now - since < quiet_s:
+            await asyncio.sleep(min(quiet_s / 10, ends_at - now))
+            if self.in_flight or self.admitted != seen:
+                since, seen = loop.time(), self.admitted
+
     async def stop(self) -> None:
         """Answer what is in flight, refuse what still comes, let go of reloads that wait."""
         self.is_draining = True
@@ -200,6 +240,7 @@ class Service:
             Unavailable: the server is going down.
         """
         self.refuse_if_draining()
+        self.admitted += 1
         if self.in_flight > self._in_flight_limit:
             raise Overloaded(
                 f"more than {self._in_flight_limit} requests are in flight here; try again later, "

@@ -30,6 +30,12 @@ class BatchSettings:
     """Rows that may wait per version; more get RESOURCE_EXHAUSTED. 32 full default batches: what
     waits behind more than that would in most cases miss its deadline anyway."""
 
+    here_s: float = 0.0002
+    """Runs that take less than this are made on the event loop's own thread, once 32 of their form
+    have shown it (`servers.kit.pace`); 0 makes all on worker threads. A hop there and back costs
+    more CPU than such a run, and 200 µs hold nobody up: decoding a request may take as long. With
+    a `delay_s` rows wait for company, so nothing is run at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
@@ -78,6 +84,12 @@ class ServerSettings:
     leash: Path | None = None
     leash_grace_s: float = 30.0
     """Outlives a restart of the gateway, which adopts its replicas, but not its death."""
+    leave_s: float = 0.0
+    """How long it goes on answering after SIGTERM at most, for callers who have not heard that it
+    goes; until nobody has asked for `quiet_s`. 0: not at all, where whoever sends it has told them
+    before, as the local scheduler does."""
+    quiet_s: float = 3.0
+    """Gateways hear of a pod's end within milliseconds; a second lost on a busy machine is none."""
     drain_s: float = 30.0
     """Longest wait for requests in flight after SIGTERM."""
     max_body: int = 128 * MIB

@@ -11,7 +11,7 @@ from gateway.domain.errors import UpstreamFailed
 from gateway.domain.models import VersionState, VersionStatus
 from gateway.domain.replicas import Endpoint, Told
 from gateway.upstream.oip_control import IndexEntry, statuses_from_index
-from gateway.upstream.replica_control import ControlSettings, GrpcReplicaControl
+from gateway.upstream.replica_control import ControlSettings, ReplicaControlClient
 from tests.parts.v2_only_server import V2Only, v2_only_server
 
 BOTH = pytest.mark.parametrize("speaks", [("v2-grpc",), ("v2-rest",)])
@@ -20,7 +20,7 @@ READY = VersionState.READY
 
 @pytest.fixture
 async def control():
-    control = GrpcReplicaControl(ControlSettings(connect_s=0.5, report_s=1.0))
+    control = ReplicaControlClient(ControlSettings(connect_s=20.0, report_s=20.0))
     yield control
     await control.aclose()
 

@@ -18,7 +18,7 @@ from gateway.domain.models import VersionState, VersionStatus
 from gateway.domain.replicas import Endpoint, Told
 from gateway.upstream.replica_control import (
     ControlSettings,
-    GrpcReplicaControl,
+    ReplicaControlClient,
     merge,
     parse_progress,
 )
@@ -80,13 +80,13 @@ async def endpoint(service):
 
 @pytest.fixture
 async def control():
-    control = GrpcReplicaControl(ControlSettings(connect_s=0.5, report_s=0.5))
+    control = ReplicaControlClient(ControlSettings(connect_s=20.0, report_s=20.0, refusal_s=1.5))
     yield control
     await control.aclose()
 
 
 async def test_telling_does_not_wait_for_loading(control, endpoint, service):
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await control.tell(endpoint, TOLD)
     (request,) = service.reloads
     (config,) = request.config.model_config_list.config

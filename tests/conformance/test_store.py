@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
-import os
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-import sqlalchemy as sa
 
 from gateway.domain.errors import Conflict, NotFound
-from gateway.domain.models import All, Backend, Batching, Latest, ModelSpec, Resources, Specific
+from gateway.domain.models import (
+    All,
+    Backend,
+    Batching,
+    CanaryPlan,
+    Latest,
+    ModelSpec,
+    Resources,
+    ShadowPlan,
+    Specific,
+)
+from gateway.domain.rollouts import Phase, Rollout
 from gateway.ports import Event, Store
 from gateway.store import MemoryStore, StoreSettings, open_store
-from gateway.store.tables import metadata
-from tests.parts.need import need
 
 SPEC = ModelSpec("resnet", "s3://models/resnet", Backend.ONNX)
 FULL = ModelSpec(
@@ -35,24 +41,16 @@ FULL = ModelSpec(
     timeout_s=1.25,
     in_flight_limit=5,
     require_manifest=True,
+    canary=CanaryPlan(
+        (5.0, 25.0, 50.5), 100, 0.5, "x-user", ShadowPlan(0.1, 0.001, max_flips=0.02), 2
+    ),
     tenant="default",
     managed_by="reload",
 )
 KEPT = 20
 
 
-POSTGRES = "GATEWAY_TEST_POSTGRES_URL"
-"""postgresql://… of a database whose tables may be dropped; if set, the suite runs on it too."""
-KINDS = ["memory", "sqlite", *(["postgres"] if POSTGRES in os.environ else [])]
-
-
-async def _postgres() -> Store:
-    url = os.environ[POSTGRES]
-    need(importlib.util.find_spec("psycopg") is not None, "pip install -e '.[postgres]'")
-    engine = sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"))
-    metadata.drop_all(engine)
-    engine.dispose()
-    return await open_store(url, StoreSettings(max_events=KEPT))
+KINDS = ["memory", "sqlite", "postgres"]
 
 
 @pytest.fixture(params=KINDS)
@@ -62,7 +60,8 @@ async def store(request, tmp_path) -> AsyncIterator[Store]:
     elif request.param == "sqlite":
         made = await open_store(tmp_path / "state", StoreSettings(max_events=KEPT))
     else:
-        made = await _postgres()
+        url = request.getfixturevalue("postgres").database()
+        made = await open_store(url, StoreSettings(max_events=KEPT))
     yield made
     await made.aclose()
 
@@ -160,6 +159,29 @@ async def test_the_live_version_is_remembered_without_a_new_generation(store):
 async def test_the_live_version_of_an_unknown_model_is_not_found(store):
     with pytest.raises(NotFound):
         await store.set_live("nobody", 1)
+
+
+async def test_a_rollout_is_remembered_without_a_new_generation(store):
+    await store.put(SPEC, None)
+    assert (await store.models())[0].rollout is None
+    full = Rollout(
+        2**63 - 1, 3, Phase.ROLLING_BACK, (5.0, 25.5), 1, "it is slower — «so»", "a", "b", (1, 2)
+    )
+    for rollout in (full, Rollout(2, 1), None):
+        await store.set_rollout("resnet", rollout)
+        (record,) = await store.models()
+        assert (record.rollout, record.generation) == (rollout, 1)
+
+
+async def test_a_rollout_outlives_a_change_of_the_spec_and_not_the_model(store):
+    await store.put(SPEC, None)
+    await store.set_rollout("resnet", Rollout(2, 1))
+    changed = await store.put(replace(SPEC, replicas=3), 1)
+    assert changed.rollout == Rollout(2, 1)
+    await store.delete("resnet")
+    with pytest.raises(NotFound):
+        await store.set_rollout("resnet", Rollout(2, 1))
+    assert (await store.put(SPEC, None)).rollout is None
 
 
 async def test_a_deleted_model_is_gone(store):

@@ -186,9 +186,10 @@ async def test_a_slow_body_and_a_late_answer_end_at_the_deadline(client):
     async with fake_replica("a", gate=gate) as a, running_gateway() as gw:
         gw.plane.publish(table(a))
         headers = {"x-request-timeout-ms": "150"}
-        async with client.post(url(gw), data=b"{}", headers=headers) as answer:
-            assert answer.status == 504
-            assert answer.headers["x-gateway-reason"] == "call"
+        while not a.got:  # a machine may stand still until the time is over before it is sent
+            async with client.post(url(gw), data=b"{}", headers=headers) as answer:
+                assert answer.status == 504
+                assert answer.headers["x-gateway-reason"] == "call"
         await until(lambda: a.cancelled == 1)
         reader, writer = await asyncio.open_connection(*gw.http.split(":"))
         writer.write(
@@ -300,5 +301,5 @@ async def test_connections_to_a_replica_that_left_are_closed(client):
         gw.plane.publish(table(b, generation=2))
         async with client.post(url(gw), data=b"{}") as answer:
             assert await answer.read() == b'{"by": "b"}'
-        assert list(gw.plane.http.upstream._sessions) == [b.endpoint.http]
-        assert not gw.plane.http.upstream._retired
+        client_side = gw.plane.http.upstream._client
+        await until(lambda: list(client_side._places) == [b.endpoint.http])

@@ -17,7 +17,7 @@ from gateway.lifecycle import Lifecycle, LifecycleSettings
 from gateway.schedulers import LocalScheduler, LocalSettings
 from gateway.sources import ObjectSource, SourceSettings
 from gateway.store import MemoryStore
-from gateway.upstream.replica_control import GrpcReplicaControl
+from gateway.upstream.replica_control import ReplicaControlClient
 from tests.integration.test_lifecycle_onnx import LoopClock
 from tests.parts.fake_replica import running_gateway
 from tests.parts.fakes_lifecycle import Emitted
@@ -46,7 +46,7 @@ async def test_a_v2_only_image_is_watched_loaded_and_answers_callers_of_both_pro
 ):
     repository = tmp_path / "repository"
     add(repository, 1)
-    store, control = MemoryStore(), GrpcReplicaControl()
+    store, control = MemoryStore(), ReplicaControlClient()
     async with (
         running_gateway() as gw,
         LocalScheduler(tmp_path / "state", LocalSettings(gpus=()), environ=os.environ) as scheduler,

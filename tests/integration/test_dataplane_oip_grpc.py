@@ -236,7 +236,9 @@ async def test_errors_are_in_band_and_the_stream_goes_on():
 async def test_with_triton_grpc_error_the_first_error_ends_the_stream():
     async with v2_only_server() as server, running_gateway() as gw:
         gw.plane.publish(table(target(server)))
-        requests = [infer(id="1"), infer("x"), infer(id="3")]
+        # Nothing is sent behind the error: grpc.aio's client may make INTERNAL of a write that
+        # meets a status which has come already.
+        requests = [infer(id="1"), infer("x")]
         call = stream_of(gw, requests, metadata=(("triton_grpc_error", "true"),))
         assert await call.read()
         assert (await refused(call.read())).code() is grpc.StatusCode.NOT_FOUND

@@ -16,7 +16,7 @@ from gateway.domain.models import VersionState
 from servers.kit.settings import BatchSettings, LoadSettings, ServerSettings
 from servers.kit.tfrecord import write_record
 from tests.parts.fake_runtime import FakeRuntime, write
-from tests.parts.kit_server import kit, reload_request
+from tests.parts.kit_server import eventually, kit, reload_request
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +43,10 @@ async def test_a_swap_under_requests_fails_none(tmp_path):
         async with asyncio.TaskGroup() as tasks:
             for _ in range(3):
                 tasks.create_task(ask())
-            await asyncio.sleep(0.05)
+            await eventually(lambda: 1 in seen)
             await server.reload(m=(folder, (2,)))
             await server.until("m", 1, VersionState.GONE)
-            await asyncio.sleep(0.05)
+            await eventually(lambda: 2 in seen)
             stop.set()
         assert seen == {1, 2}
         assert runtime.models[1].closed
@@ -80,16 +80,17 @@ async def test_the_states_are_told_in_order_and_only_forward(tmp_path):
             _, text = await server.get("/replica/status")
             one = json.loads(text)["models"]["m"]["versions"][0]
             assert (one["state"], one["phase"]) == ("loading", "loading")
-            await asyncio.sleep(0.05)
+            await eventually(lambda: "LOADING" in states)
             runtime.gate.set()
             await loading
             model = runtime.models[1]
             model.gate.clear()
             asked = tasks.create_task(server.predict("m", X))
-            await asyncio.sleep(0.05)
+            await eventually(lambda: server.running.service.in_flight == 1)
+            await eventually(lambda: "AVAILABLE" in states)
             await server.reload(m=(folder, ()))
             await server.until("m", 1, VersionState.DRAINING)
-            await asyncio.sleep(0.05)
+            await eventually(lambda: "UNLOADING" in states)
             assert not model.closed  # its request is still running
             model.gate.set()
             assert (await asked)["y"].tolist() == [[3, 5]]

@@ -72,7 +72,7 @@ async def ask(server: Kit, method: str, path: str, data: bytes | None = None, **
     async with server.session.request(
         method, url, data=data, headers=headers, skip_auto_headers=["Accept-Encoding"]
     ) as answer:
-        return answer.status, dict(answer.headers), await answer.read()
+        return answer.status, answer.headers, await answer.read()
 
 
 async def call(server: Kit, method: OipMethod, request, timeout_s: float = 20):
@@ -237,7 +237,7 @@ async def test_the_timeout_parameter_is_microseconds_in_the_queue(tmp_path: Path
         async with asyncio.TaskGroup() as tasks:
             first = tasks.create_task(ask(server, "POST", "/v2/models/m/infer", body()))
             await eventually(lambda: server.running.service.in_flight == 1)
-            await asyncio.sleep(0.05)
+            await eventually(lambda: server.running.manager.find("m").batcher.running)
             late = body(parameters={"timeout": 20_000})
             status, _, said = await ask(server, "POST", "/v2/models/m/infer", late)
             assert (status, json.loads(said)) == (503, {"error": "Request timeout expired"})
@@ -266,7 +266,8 @@ async def test_statistics_tell_failures_and_joined_runs(tmp_path: Path) -> None:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(4):
                 tasks.create_task(call(server, OipMethod.MODEL_INFER, message()))
-            await eventually(lambda: server.running.service.in_flight == 4)
+            batcher = server.running.manager.find("m").batcher
+            await eventually(lambda: batcher.running and batcher.queued_rows == 6)
             runtime.models[1].gate.set()
         bad = message()
         bad.raw_input_contents[0] = np.float32([[-777, 0], [0, 0]]).tobytes()
@@ -375,7 +376,7 @@ async def test_an_idle_stream_does_not_hold_up_the_drain(tmp_path: Path) -> None
         await made.write(message().SerializeToString())
         await made.read()
         began = loop.time()
-    assert loop.time() - began < 5
+    assert loop.time() - began < 15
 
 
 async def test_unloading_keeps_the_others_and_outlives_looks_at_the_source(tmp_path: Path) -> None:

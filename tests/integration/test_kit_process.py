@@ -66,17 +66,20 @@ async def test_it_starts_says_where_and_drains_on_sigterm(tmp_path):
         assert said["control"] == said["grpc"] != said["http"] == said["status_http"]
         async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as tasks:
             await answers(session, said["http"])
+            before = psutil.Process(process.pid).cpu_times().user
             asked = tasks.create_task(
                 session.post(f"http://{said['http']}/v1/models/m:predict",
                              data='{"instances":[[1],[2]]}')
             )  # fmt: skip
-            await asyncio.sleep(0.05)
+            # Nothing else takes so much: the run is under way.
+            at_work = before + 0.05
+            await eventually(lambda: psutil.Process(process.pid).cpu_times().user >= at_work)
             process.send_signal(signal.SIGTERM)
             response = await asked
             assert response.status == 200
             assert await response.json() == {"predictions": [[1.0], [2.0]]}
             response.release()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert await process.wait() == 0
     assert "server.draining why=SIGTERM" in (tmp_path / "log").read_text()
 
@@ -115,7 +118,7 @@ async def test_it_ends_when_nobody_holds_its_leash(tmp_path):
         await asyncio.sleep(2)
         assert process.returncode is None
         os.close(fd)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await process.wait() == 0
     assert "the gateway has not come back" in (tmp_path / "log").read_text()
 
@@ -133,3 +136,22 @@ async def test_memory_returns_after_an_unload(tmp_path):
             assert loaded - before > 150e6
             await call(reload_request().SerializeToString(), timeout=60)
             await eventually(lambda: rss().rss - before < 40e6)
+
+
+async def test_with_leave_s_it_goes_on_until_nobody_asks_any_more(tmp_path):
+    tiny_onnx.affine(tmp_path / "m" / "1", 1, width=1)
+    flags = ("--model", f"m={tmp_path / 'm'}", "--leave-s", "600")
+    async with server(tmp_path, *flags) as (process, said):
+        async with aiohttp.ClientSession() as session:
+            await answers(session, said["http"])
+            process.send_signal(signal.SIGTERM)
+            await eventually(lambda: "server.leaving" in (tmp_path / "log").read_text())
+            # Longer than it would last if nobody asked.
+            loop = asyncio.get_running_loop()
+            until = loop.time() + 5.0
+            while loop.time() < until:
+                await answers(session, said["http"])
+                await asyncio.sleep(0.1)
+            assert process.returncode is None
+        async with asyncio.timeout(60):
+            assert await process.wait() == 0

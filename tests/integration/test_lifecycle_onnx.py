@@ -15,7 +15,7 @@ from gateway.schedulers import LocalScheduler, LocalSettings
 from gateway.sources import ObjectSource
 from gateway.sources.object_source import SourceSettings
 from gateway.store.memory import MemoryStore
-from gateway.upstream.replica_control import GrpcReplicaControl
+from gateway.upstream.replica_control import ReplicaControlClient
 from tests.parts.fakes_lifecycle import Emitted, FakePlanes, LoopClock
 from tests.parts.need import need
 
@@ -46,7 +46,7 @@ async def test_a_model_is_deployed_swapped_survives_a_bad_version_and_a_kill_and
     repository = tmp_path / "repository"
     write_model(repository / "1", 2.0)
     store, planes, emitted = MemoryStore(), FakePlanes(), Emitted()
-    control = GrpcReplicaControl()
+    control = ReplicaControlClient()
     async with LocalScheduler(
         tmp_path / "state", LocalSettings(gpus=()), environ=os.environ
     ) as scheduler:

@@ -3,81 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import socket
 import sys
+from dataclasses import replace
 
-import aiohttp
 import grpc.aio
 import psutil
 import pytest
-from prometheus_client import values
 
 from gateway.codecs.oip_methods import OipMethod
 from gateway.codecs.pb import oip_pb2, tfs_pb2
 from gateway.codecs.tfs_methods import Method
-from gateway.dataplane.planes import open_planes
+from gateway.core.balance import BalanceSettings
+from gateway.core.ejection import EjectionSettings
+from gateway.core.route import Canary
 from gateway.dataplane.settings import DataplaneSettings
 from gateway.domain.errors import Conflict, InvalidRequest, Unavailable
-from gateway.telemetry import Metrics
-from gateway.upstream import GrpcUpstream, HttpUpstream
 from tests.parts.fake_replica import fake_replica, table, until
+from tests.parts.worker_processes import (
+    SETTINGS,
+    keep_metrics_alone,
+    opened,
+    predict,
+    scraped,
+    workers,
+)
 
 pytestmark = pytest.mark.slow
 
-COMMAND = (
-    sys.executable,
-    "-c",
-    "import sys\n"
-    "from gateway.dataplane.worker import main\n"
-    "from gateway.upstream import GrpcUpstream, HttpUpstream\n"
-    "sys.exit(main(sys.argv[1:], lambda: (HttpUpstream(), GrpcUpstream())))\n",
-)
-SETTINGS = DataplaneSettings(http="127.0.0.1:0", grpc="127.0.0.1:0", drain_s=2.0)
-
 
 @pytest.fixture(autouse=True)
-def _metrics_of_this_process_alone(monkeypatch):
-    """prometheus_client keeps its multi-process mode in globals; other tests want none of it."""
-    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR")
-
-
-def upstreams():
-    return HttpUpstream(), GrpcUpstream()
-
-
-def opened(metrics_dir=None, count=2, settings=SETTINGS, **options):
-    return open_planes(
-        settings,
-        upstreams=upstreams,
-        metrics=Metrics(metrics_dir),
-        workers=count,
-        worker_command=COMMAND,
-        **options,
-    )
-
-
-async def predict(address: str) -> tuple[int, bytes]:
-    async with (
-        aiohttp.ClientSession() as session,
-        session.post(f"http://{address}/v1/models/m:predict", data=b"{}") as answer,
-    ):
-        return answer.status, await answer.read()
-
-
-def workers() -> list[int]:
-    """Pids of the workers of this process."""
-    found = []
-    for child in psutil.Process().children():
-        # One that ends in between is none any more.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "--fd" in child.cmdline():
-                found.append(child.pid)
-    return found
+def _metrics(monkeypatch):
+    keep_metrics_alone(monkeypatch)
 
 
 class Reloads:
@@ -118,12 +77,19 @@ async def test_workers_answer_sum_their_metrics_and_are_started_again(tmp_path):
         await load(oip_pb2.RepositoryModelLoadRequest(model_name="m").SerializeToString())
         await until(lambda: reloads.refreshed == ["m"])
 
-        async with (
-            aiohttp.ClientSession() as session,
-            session.get(f"http://{planes.http_address}/monitoring/prometheus/metrics") as scrape,
-        ):
-            text = await scrape.text()
-        assert 'code="200",model="m",protocol="http",role="primary",version="1"} 10.0' in text
+        host, port = planes.http_address.split(":")
+        _, garbler = await asyncio.open_connection(host, int(port))
+        garbler.write(b"no HTTP at all\r\n\r\n")
+        wanted = (
+            'code="200",model="m",protocol="http",role="primary",version="1"} 10.0',
+            'gateway_connections{protocol="h2"} 1.0',
+            'gateway_wire_refused_total{cause="bad_request"} 1.0',
+        )
+        async with asyncio.timeout(30):
+            text = ""
+            while not all(line in text for line in wanted):
+                text = await scraped(planes.http_address)
+        garbler.close()
 
         before = workers()
         assert len(before) == 2
@@ -148,7 +114,7 @@ async def test_a_version_that_left_the_table_is_busy_until_its_last_request_has_
             await asyncio.sleep(0.3)
             assert planes.busy() == {("m", 1, "a")}
             gate.set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while planes.busy():
                     await planes.drained()
             assert await asked == (200, b'{"by": "a"}')
@@ -166,13 +132,7 @@ async def test_a_port_in_use_is_said_with_its_flag(tmp_path, count, front):
 
 
 async def test_workers_that_cannot_start_are_reported(tmp_path):
-    planes = open_planes(
-        SETTINGS,
-        upstreams=upstreams,
-        metrics=Metrics(tmp_path),
-        workers=2,
-        worker_command=(sys.executable, "-c", "import sys; sys.exit(3)"),
-    )
+    planes = opened(tmp_path, command=(sys.executable, "-c", "import sys; sys.exit(3)"))
     with pytest.raises(Unavailable, match="code 3"):
         async with planes:
             pass
@@ -211,3 +171,64 @@ async def test_one_process_serves_by_itself():
         planes.publish(table(a))
         assert await predict(planes.http_address) == (200, b'{"by": "a"}')
         assert not planes.busy()
+
+
+async def test_what_workers_count_of_a_rollout_is_summed_also_over_one_that_died(tmp_path):
+    async with fake_replica("a") as a, opened(tmp_path) as planes:
+        rollout = {"live": 1, "labels": {}, "canary": Canary(2, 0.5, window=7, shadow=1.0)}
+        planes.publish(table(a, versions=(1, 2), **rollout))
+        await until(planes.is_taken)
+
+        def counted() -> int:
+            return sum(map(sum, planes.tallies("m").values()))
+
+        for _ in range(40):
+            assert (await predict(planes.http_address))[0] == 200
+        await until(lambda: counted() == 40)
+        assert set(planes.tallies("m")) == {1, 2}
+        assert all(sum(t) for t in planes.tallies("m").values())
+
+        def copied() -> int:
+            found = planes.agreement("m")
+            return 0 if found is None else found.skipped + found.dropped
+
+        # This replica tells no signatures by which answers could be compared.
+        await until(lambda: copied() == sum(planes.tallies("m")[1]))
+        before = copied()
+        victim = workers()[0]
+        os.kill(victim, signal.SIGKILL)
+        await until(lambda: victim not in workers() and len(workers()) == 2)
+        assert (counted(), copied()) == (40, before)
+        await until(planes.is_taken)
+        assert (await predict(planes.http_address))[0] == 200
+        await until(lambda: counted() == 41)
+        planes.publish(table(a, versions=(1, 2), **(rollout | {"canary": Canary(2, 0.9, 8)})))
+        assert (counted(), planes.agreement("m")) == (0, None)
+        a.http_status = 500
+        await until(planes.is_taken)
+        for _ in range(10):
+            assert (await predict(planes.http_address))[0] == 500
+        await until(lambda: counted() == 10)
+        assert sum(t[0] for t in planes.tallies("m").values()) == 10
+
+
+async def test_what_workers_think_of_a_replica_is_known_here(tmp_path):
+    ejection = EjectionSettings(base_s=1.0, slow_start_s=0.5)
+    settings = replace(SETTINGS, ejection=ejection, balance=BalanceSettings(suspect_s=0.0))
+    async with (
+        fake_replica("a") as a,
+        fake_replica("b") as b,
+        opened(tmp_path, settings=settings) as planes,
+    ):
+        planes.publish(table(a, b))
+        await until(planes.is_taken)
+        assert planes.standings() == {}
+        await a.stop()
+        async with asyncio.timeout(30):
+            while not planes.standings():
+                assert await predict(planes.http_address) == (200, b'{"by": "b"}')
+        said = planes.standings()["a"]
+        assert (said.standing, said.cause, said.of) == ("ejected", "consecutive_failures", 2)
+        assert said.planes in (1, 2)
+        # Nobody asks any more: it is let back in by time, and said so by those who had it out.
+        await until(lambda: planes.standings() == {}, 30.0)

@@ -20,7 +20,9 @@ Object = dict[str, Any]
 def model(name: str = "resnet", **more: Any) -> Object:
     return {
         "name": name, "backend": "onnx", "source": "file:///models/resnet", "tenant": "default",
-        "state": "ready", "reason": None, "replicas": 2, "ready_replicas": 2, "policy": "latest:1",
+        "state": "ready", "reason": None, "replicas": 2, "ready_replicas": 2,
+        "min_replicas": None, "max_replicas": None, "in_flight": None, "scale_reason": None,
+        "scaled_at": None, "policy": "latest:1",
         "live_version": 3, "versions": [3], "labels": {"stable": 3}, "generation": 1,
         "created_at": "2026-11-23T09:30:00.000Z", "updated_at": "2026-11-23T09:30:00.000Z",
         "managed_by": "control", "spec": {"source": "file:///models/resnet", "batch_size": 32},
@@ -39,8 +41,40 @@ def version(number: int = 3, **more: Any) -> Object:
 def replica(identity: str = "resnet-abcde", **more: Any) -> Object:
     return {
         "id": identity, "model": "resnet", "backend": "onnx", "state": "ready", "reason": None,
-        "pid": 4711, "endpoint": "127.0.0.1:40001", "grpc_endpoint": "127.0.0.1:40002",
-        "versions": [3], "restarts": 0, "gpus": [], "started_at": "2026-11-23T09:30:00.000Z",
+        "standing": "good", "standing_reason": None, "pid": 4711,
+        "endpoint": "127.0.0.1:40001", "grpc_endpoint": "127.0.0.1:40002",
+        "versions": [3], "group": "stable", "restarts": 0, "gpus": [],
+        "started_at": "2026-11-23T09:30:00.000Z",
+    } | more  # fmt: skip
+
+
+def rollout(**more: Any) -> Object:
+    side = {"requests": 0, "failed": 0, "p50_s": None, "p99_s": None}
+    return {
+        "model": "resnet", "version": 4, "stable_version": 3, "phase": "progressing",
+        "reason": "it is loaded", "steps": [5.0, 25.0, 50.0], "step": 0, "weight": 0.05,
+        "verdict": "inconclusive", "verdict_reason": "the canary has answered 212 of 500",
+        "canary": side | {"requests": 212, "p50_s": 0.0021, "p99_s": 0.008},
+        "stable": side | {"requests": 4032, "failed": 1, "p50_s": 0.002, "p99_s": 0.009},
+        "error_evidence": 0.4, "latency_evidence": 0.7, "evidence_limit": 600.0,
+        "agreement": None,
+        "min_samples": 500, "step_s": 60.0, "canary_replicas": 0,
+        "can": ["pause", "promote", "abort"], "rejected": [],
+        "started_at": "2026-11-23T09:30:00.000Z", "phase_at": "2026-11-23T09:31:00.000Z",
+    } | more  # fmt: skip
+
+
+def agreement(**more: Any) -> Object:
+    output = {
+        "name": "scores", "compared": 200, "mismatched": 0, "mismatch": None, "differing": 0.05,
+        "flips": 0.43, "max_abs_error": 0.8, "max_rel_error": 1.5, "mean_cosine": 0.93,
+        "min_cosine": 0.2,
+    }  # fmt: skip
+    labels = output | {"name": "label", "flips": None, "mean_cosine": None, "mismatched": 2}
+    return {
+        "compared": 200, "failed": 1, "skipped": 0, "dropped": 7, "needed": 50, "differing": 0.05,
+        "flips": 0.43, "evidence": 1e12, "reason": "output scores",
+        "outputs": [output, labels | {"mismatch": "is int64[1] instead of int32[1]"}],
     } | more  # fmt: skip
 
 
@@ -59,6 +93,8 @@ class FakeControlApi:
         self.versions: list[Object] = []
         self.replicas: list[Object] = []
         self.events: list[Object] = []
+        self.rollouts: list[Object] = []
+        self.traffic: Object = {"at_s": 1.0, "bounds_s": [], "items": []}
         self.logs = b""
         self.addresses: Object = {"http": None, "grpc": None, "control": None}
         self.metadata: Object | None = None
@@ -99,9 +135,11 @@ class FakeControlApi:
         route("GET", "/api/v1/models/{name}", self._get_model)
         route("DELETE", "/api/v1/models/{name}", self._delete)
         route("POST", "/api/v1/models/{name}:{verb}", self._verb)
+        route("POST", "/api/v1/models/{name}/rollout", self._order)
         route("GET", "/api/v1/models/{name}/logs", self._logs)
         route("GET", "/api/v1/models/{name}/{kind}", self._items)
         route("GET", "/api/v1/events", self._events)
+        route("GET", "/api/v1/traffic", self._traffic)
         route("GET", "/api/v1/{kind}", self._items)
         route("GET", "/v1/models/{name}/metadata", self._metadata)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -172,11 +210,19 @@ class FakeControlApi:
             self.models[name]["replicas"] = (await request.json())["replicas"]
         return web.json_response(self.models[name])
 
+    async def _order(self, request: web.Request) -> web.Response:
+        assert request.match_info["name"] in self.models
+        assert self.asked[-1][2]["action"]
+        return web.json_response(self.rollouts[-1])
+
     async def _items(self, request: web.Request) -> web.Response:
         kind, name = request.match_info["kind"], request.match_info.get("name")
         if name is not None and name not in self.models:
             return self._missing(name)
         return web.json_response({"items": getattr(self, kind, [])})
+
+    async def _traffic(self, _: web.Request) -> web.Response:
+        return web.json_response(self.traffic)
 
     async def _logs(self, request: web.Request) -> web.Response:
         if request.match_info["name"] not in self.models:

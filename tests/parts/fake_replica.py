@@ -16,12 +16,13 @@ from gateway.codecs.tfs_methods import Method
 from gateway.codecs.tfs_scan import scan
 from gateway.core.route import ModelRoute, RoutingTable, Target
 from gateway.dataplane import Dataplane, DataplaneSettings
-from gateway.dataplane.grpc import GrpcFront
-from gateway.dataplane.http import HttpFront
+from gateway.dataplane.front import GatewayFront
 from gateway.domain.models import VersionState, VersionStatus
 from gateway.domain.replicas import Endpoint
 from gateway.telemetry import Metrics
 from gateway.upstream import GrpcUpstream, HttpUpstream
+from gateway.wire.listener import Listener
+from tests.parts.wire_replica import WireReplica
 
 
 @dataclass
@@ -141,7 +142,7 @@ async def fake_replica(id: str, **script) -> AsyncIterator[FakeReplica]:
 
 
 def table(
-    *replicas: FakeReplica | Target,
+    *replicas: FakeReplica | WireReplica | Target,
     model: str = "m",
     versions: tuple[int, ...] = (1,),
     live: int | None = None,
@@ -149,7 +150,7 @@ def table(
     **fields,
 ) -> RoutingTable:
     """A table with one model whose versions are all on all replicas."""
-    targets = tuple(r.target() if isinstance(r, FakeReplica) else r for r in replicas)
+    targets = tuple(r if isinstance(r, Target) else r.target() for r in replicas)
     live = max(versions) if live is None and versions else live
     fields.setdefault("labels", {"stable": live} if live is not None else {})
     fields.setdefault(
@@ -187,25 +188,29 @@ async def running_gateway(
         grpc=GrpcUpstream(),
         metrics=metrics,
     )
+    front = GatewayFront(plane, reloader)
+    listener = Listener(front)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(plane.http.upstream.aclose)
-        stack.push_async_callback(plane.grpc.upstream.aclose)
-        http = HttpFront(plane, metrics.render, reloader)
-        sock = socket.create_server(("127.0.0.1", 0))
-        await http.start(sock)
-        stack.push_async_callback(http.stop)
-        front = GrpcFront(plane, reloader)
-        port = await front.start("127.0.0.1:0", reuse_port=False)
-        stack.push_async_callback(front.stop)
+        stack.push_async_callback(plane.aclose)
+        addresses = []
+        for _ in range(2):
+            sock = socket.create_server(("127.0.0.1", 0))
+            addresses.append(f"127.0.0.1:{sock.getsockname()[1]}")
+            await listener.start(sock)
+        stack.push_async_callback(listener.stop, plane.settings.drain_s)
+        stack.callback(front.drain)
         channel = await stack.enter_async_context(
-            grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_retries", 0)])
+            grpc.aio.insecure_channel(addresses[1], options=[("grpc.enable_retries", 0)])
         )
-        yield Gateway(plane, f"127.0.0.1:{sock.getsockname()[1]}", f"127.0.0.1:{port}", channel)
+        yield Gateway(plane, *addresses, channel)
+    assert not plane.held_bytes
     assert not plane.in_flight.by_model
     assert not plane.in_flight.by_replica
+    assert all(not queued for queued, _ in plane.turns().values())
+    assert all(not state.turns.active for state in plane.states.values())
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 30.0) -> None:
     """Wait until `condition()` holds; fails when it does not in time."""
     loop = asyncio.get_running_loop()
     end_at = loop.time() + seconds

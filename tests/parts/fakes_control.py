@@ -11,6 +11,7 @@ from gateway.domain.errors import GatewayError, NotFound
 from gateway.domain.models import VersionState
 from gateway.domain.observed import ModelView, ReplicaView, VersionView
 from gateway.domain.replicas import Endpoint, Replica, ReplicaSet, ReplicaState
+from gateway.domain.rollouts import Rollout
 from gateway.ports import Listing, PublishedVersion
 
 
@@ -59,6 +60,8 @@ class FakeObserved:
     def __init__(self) -> None:
         self.views: dict[str, ModelView] = {}
         self.poked: list[str] = []
+        self.orders: list[tuple[str, str, int | None]] = []
+        self.ordered: Rollout | GatewayError = Rollout(2, 1, steps=(5.0,))
         self._changed = asyncio.Event()
 
     def view(self, name: str) -> ModelView | None:
@@ -69,6 +72,13 @@ class FakeObserved:
 
     async def changed(self) -> None:
         await self._changed.wait()
+
+    async def order(self, name: str, action: str, version: int | None = None) -> Rollout:
+        """What `ordered` says, and remembers what was asked."""
+        self.orders.append((name, action, version))
+        if isinstance(self.ordered, GatewayError):
+            raise self.ordered
+        return self.ordered
 
     def show(self, view: ModelView | None, name: str = "") -> None:
         """Set one model's view (None with a name: it is gone) and tell who waits."""

@@ -6,12 +6,14 @@ FakeScheduler passes the same conformance suite as the local one (tests/conforma
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gateway.core.autoscale import Demand
 from gateway.core.placement import Existing, plan
 from gateway.core.route import RoutingTable
+from gateway.domain.agreement import AgreementTally
 from gateway.domain.errors import NotFound, UpstreamFailed
 from gateway.domain.models import VersionState, VersionStatus
 from gateway.domain.names import Version
@@ -20,6 +22,7 @@ from gateway.domain.replicas import (
     Replica,
     ReplicaReport,
     ReplicaSet,
+    ReplicaStanding,
     ReplicaState,
     Told,
 )
@@ -74,7 +77,8 @@ class FakeServer:
 
 
 class FakeScheduler:
-    """ports.Scheduler in memory. Replicas listen `start_s` after their start."""
+    """ports.Scheduler in memory. Replicas listen `start_s` after their start; those of a group in
+    `crashing` fail instead, with the reason there, until `heal`."""
 
     def __init__(self, start_s: float = 0.0, surge: int = 1) -> None:
         self.start_s = start_s
@@ -86,29 +90,35 @@ class FakeScheduler:
         self._logs: dict[str, bytes] = {}
         self._desired: Sequence[ReplicaSet] = ()
         self.removed: list[str] = []
+        self.crashing: dict[str, str] = {}
 
     async def ensure(self, desired: Sequence[ReplicaSet]) -> None:
         self._desired = desired
         self._settle()
 
     def _settle(self) -> None:
-        wanted = {d.spec.name: d for d in self._desired}
+        wanted = {(d.spec.name, d.group): d for d in self._desired}
         for replica in list(self._replicas.values()):
-            if replica.model not in wanted:
+            if (replica.model, replica.group) not in wanted:
                 self._drain(replica.id)
-        for name, one in wanted.items():
+        for group, one in wanted.items():
             existing = [
                 Existing(
                     r.id,
                     r.template,
                     r.state is ReplicaState.LOADING,
                     r.state is ReplicaState.DRAINING,
-                    self._order[r.id],
+                    may_stay=r.endpoint is not None,
+                    started=self._order[r.id],
                 )
                 for r in self._replicas.values()
-                if r.model == name and r.state is not ReplicaState.FAILED
+                if (r.model, r.group) == group
             ]
-            step = plan(one.spec.replicas, one.template, existing, self._surge)
+            step = plan(one.wanted, one.template, existing, self._surge)
+            for replica_id in step.keep:
+                kept = replace(self._replicas[replica_id], state=ReplicaState.LOADING)
+                self._replicas[replica_id] = kept
+                self._news.set()
             for replica_id in step.drain:
                 self._drain(replica_id)
             for _ in range(step.start):
@@ -120,7 +130,12 @@ class FakeScheduler:
         self._order[replica_id] = self._count
         self._logs[replica_id] = b"started\n"
         self._replicas[replica_id] = Replica(
-            replica_id, one.spec.name, ReplicaState.STARTING, template=one.template, pid=self._count
+            replica_id,
+            one.spec.name,
+            ReplicaState.STARTING,
+            template=one.template,
+            group=one.group,
+            pid=self._count,
         )
         asyncio.get_running_loop().call_later(self.start_s, self._listen, replica_id)
         self._news.set()
@@ -128,15 +143,22 @@ class FakeScheduler:
     def _listen(self, replica_id: str) -> None:
         replica = self._replicas.get(replica_id)
         if replica is not None and replica.state is ReplicaState.STARTING:
+            self._news.set()
+            if reason := self.crashing.get(replica.group):
+                failed = replace(replica, state=ReplicaState.FAILED, reason=reason, pid=None)
+                self._replicas[replica_id] = failed
+                return
             at = f"127.0.0.1:{10000 + self._order[replica_id]}"
             self._replicas[replica_id] = replace(
                 replica, state=ReplicaState.LOADING, endpoint=Endpoint(at, at, at)
             )
-            self._news.set()
 
     def _drain(self, replica_id: str) -> None:
         replica = self._replicas[replica_id]
-        if replica.state is not ReplicaState.DRAINING:
+        if replica.state is ReplicaState.FAILED:
+            del self._replicas[replica_id]
+            self._news.set()
+        elif replica.state is not ReplicaState.DRAINING:
             self._replicas[replica_id] = replace(replica, state=ReplicaState.DRAINING)
             self._news.set()
 
@@ -145,6 +167,15 @@ class FakeScheduler:
         del self._replicas[replica_id]
         self._news.set()
         asyncio.get_running_loop().call_later(self.start_s, self._settle)
+
+    def heal(self, group: str) -> None:
+        """What has failed of this group is started again, and works."""
+        del self.crashing[group]
+        for replica in list(self._replicas.values()):
+            if (replica.group, replica.state) == (group, ReplicaState.FAILED):
+                del self._replicas[replica.id]
+        self._settle()
+        self._news.set()
 
     def replicas(self) -> Sequence[Replica]:
         self._news.clear()
@@ -225,6 +256,18 @@ class FakePlanes:
         self.tables: list[RoutingTable] = []
         self._busy: set[tuple[str, Version, str]] = set()
         self._shrunk = asyncio.Event()
+        self.counted: dict[Version, list[int]] = {}
+        """What `tallies` says, of any model, while the table has a canary."""
+        self.doubted: dict[str, ReplicaStanding] = {}
+        self.in_flight = 0.0
+        """Requests of any model that are in flight, from `ask` on."""
+        self.came = 0
+        self._request_s = 0.0
+        self._asked_at = 0.0
+        self._calls: set[str] = set()
+        self._calling = asyncio.Event()
+        self.agreed: AgreementTally | None = None
+        """What `agreement` says then."""
 
     @property
     def table(self) -> RoutingTable:
@@ -232,6 +275,39 @@ class FakePlanes:
 
     def publish(self, table: RoutingTable) -> None:
         self.tables.append(table)
+
+    def tallies(self, model: str) -> Mapping[Version, Sequence[int]]:
+        route = self.table.models.get(model)
+        return {} if route is None or route.canary is None else self.counted
+
+    def standings(self) -> Mapping[str, ReplicaStanding]:
+        return self.doubted
+
+    def ask(self, in_flight: float) -> None:
+        """From now on so many requests are in flight."""
+        self.demand("")
+        self.came += in_flight > self.in_flight
+        self.in_flight = in_flight
+
+    def demand(self, model: str) -> Demand:
+        now = asyncio.get_running_loop().time()
+        self._request_s += self.in_flight * (now - self._asked_at)
+        self._asked_at = now
+        return Demand(self._request_s, self.came)
+
+    def call(self, model: str) -> None:
+        self._calls.add(model)
+        self._calling.set()
+
+    async def called(self) -> Collection[str]:
+        await self._calling.wait()
+        self._calling.clear()
+        calls, self._calls = self._calls, set()
+        return calls
+
+    def agreement(self, model: str) -> AgreementTally | None:
+        route = self.table.models.get(model)
+        return None if route is None or route.canary is None else self.agreed
 
     def busy(self) -> Collection[tuple[str, Version, str]]:
         return set(self._busy)

@@ -31,7 +31,7 @@ class GatewayProcess:
     addresses: dict[str, str] = field(default_factory=dict)
     started_in_s: float = 0.0
 
-    def start(self, timeout_s: float = 30.0, ports: Mapping[str, str] | None = None) -> None:
+    def start(self, timeout_s: float = 60.0, ports: Mapping[str, str] | None = None) -> None:
         """Start and wait until its control API is healthy."""
         ports = ports or {}
         command = [sys.executable, "-m", "gateway", "serve", "--state", str(self.state)]
@@ -40,7 +40,7 @@ class GatewayProcess:
         (self.state / "gateway.json").unlink(missing_ok=True)
         self.state.mkdir(parents=True, exist_ok=True)
         begun = time.perf_counter()
-        with (self.state.parent / f"{self.state.name}.serve.log").open("ab") as log:
+        with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, *self.args],
                 env={**os.environ, "ORT_DISABLE_TELEMETRY": "1", **self.env},
@@ -67,8 +67,13 @@ class GatewayProcess:
 
     def log(self) -> str:
         """The end of what the process printed."""
-        path = self.state.parent / f"{self.state.name}.serve.log"
+        path = self.log_file
         return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+
+    @property
+    def log_file(self) -> Path:
+        """All that it printed, of all its starts."""
+        return self.state.parent / f"{self.state.name}.serve.log"
 
     @property
     def http(self) -> str:

@@ -50,13 +50,14 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def desired(name: str = "m", replicas: int = 1, code: str = SERVER, **changes) -> ReplicaSet:
+def desired(
+    name: str = "m", replicas: int = 1, code: str = SERVER, group: str = "", **changes
+) -> ReplicaSet:
     """A model whose replicas run `code` in Python."""
     command = (sys.executable, "-c", code, "{http_port}")
-    spec = ModelSpec(
-        name, "file:///nowhere", Backend.CUSTOM, replicas=replicas, command=command, **changes
-    )
-    return ReplicaSet(spec, template_of(spec))
+    source = changes.pop("source", "file:///nowhere")
+    spec = ModelSpec(name, source, Backend.CUSTOM, replicas=replicas, command=command, **changes)
+    return ReplicaSet(spec, template_of(spec), spec.replicas, group)
 
 
 def listening(scheduler: Scheduler) -> list[Replica]:

@@ -163,3 +163,24 @@ def sequence_output(directory: Path) -> Path:
         [helper.make_tensor_sequence_value_info("y", FLOAT, ["N", 2])],
     )
     return save(directory, graph)
+
+
+def classifier(directory: Path, weights: np.ndarray) -> Path:
+    """probabilities = softmax(x @ weights), float32 [N, classes], and label = their argmax, int64
+    [N]."""
+    width, classes = weights.shape
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=-1),
+            helper.make_node("ArgMax", ["probabilities"], ["label"], axis=-1, keepdims=0),
+        ],
+        "classifier",
+        [info("x", FLOAT, ["N", width])],
+        [
+            info("probabilities", FLOAT, ["N", classes]),
+            info("label", TensorProto.INT64, ["N"]),
+        ],
+        [const("weights", weights.astype(np.float32))],
+    )
+    return save(directory, graph)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.core.versions import Memory, Offered, ReplicaSeen, Snapshot, decide, told
+from gateway.core.versions import Gate, Memory, Offered, ReplicaSeen, Snapshot, decide, told
 from gateway.domain.models import All, Latest, Specific, VersionState, VersionStatus
-from gateway.domain.replicas import ReplicaReport
+from gateway.domain.replicas import CANARY_GROUP, ReplicaReport
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""How long an example takes says only how busy the machine is."""
 
 VERSIONS = st.integers(1, 6)
 POLICIES = st.one_of(
@@ -17,17 +21,41 @@ POLICIES = st.one_of(
     st.just(All()),
     st.builds(lambda v: Specific(tuple(sorted(v))), st.sets(VERSIONS, min_size=1, max_size=3)),
 )
-STATUSES = st.dictionaries(VERSIONS, st.sampled_from(list(VersionState)), max_size=5).map(
+STATES = st.sampled_from([*[VersionState.READY] * 7, *VersionState])
+STATUSES = st.dictionaries(VERSIONS, STATES, max_size=5).map(
     lambda d: {v: VersionStatus(v, s) for v, s in d.items()}
 )
 REPLICAS = st.lists(
-    st.tuples(st.booleans(), STATUSES, st.booleans(), st.booleans(), st.frozensets(VERSIONS)),
-    max_size=4,
+    st.tuples(
+        st.booleans(),
+        STATUSES,
+        st.booleans(),
+        st.booleans(),
+        st.frozensets(VERSIONS),
+        st.sampled_from(["", "", CANARY_GROUP]),
+    ),
+    max_size=5,
 ).map(
     lambda rows: tuple(
-        ReplicaSeen(f"r{i}", ReplicaReport(a, s), draining=d, must_go=d and m, told=t)
-        for i, (a, s, d, m, t) in enumerate(rows)
+        ReplicaSeen(f"r{i}", ReplicaReport(a, s), draining=d, must_go=d and m, told=t, group=g)
+        for i, (a, s, d, m, t, g) in enumerate(rows)
     )
+)
+GATES = st.one_of(
+    st.builds(Gate, is_held=st.booleans(), rejected=st.frozensets(VERSIONS, max_size=2)),
+    st.builds(
+        lambda canary, stable, count, is_promoted: Gate(
+            is_held=True,
+            kept=frozenset({canary, stable}),
+            canary=canary,
+            canary_replicas=count,
+            promoted=canary if is_promoted else None,
+        ),
+        VERSIONS,
+        VERSIONS,
+        st.integers(0, 2),
+        st.booleans(),
+    ),
 )
 SNAPSHOTS = st.builds(
     Snapshot,
@@ -48,9 +76,29 @@ SNAPSHOTS = st.builds(
         st.dictionaries(VERSIONS, st.sampled_from("ab")),
         st.frozensets(VERSIONS),
     ),
+    gate=GATES,
 )
 
 
+def _apart(now: Snapshot) -> Snapshot:
+    """The same with a canary that has replicas of its own, and is not promoted yet."""
+    canary = now.gate.canary or 3
+    live = now.live if now.live != canary else canary + 1
+    gate = replace(
+        now.gate,
+        is_held=True,
+        kept=frozenset({canary, live} - {None}),
+        canary=canary,
+        canary_replicas=now.gate.canary_replicas or 1,
+        promoted=None,
+    )
+    return replace(now, live=live, gate=gate)
+
+
+APART = SNAPSHOTS.map(_apart)
+
+
+@patient
 @given(SNAPSHOTS)
 def test_a_version_is_routed_only_to_replicas_that_reported_it_ready(now):
     decision = decide(now)
@@ -63,11 +111,13 @@ def test_a_version_is_routed_only_to_replicas_that_reported_it_ready(now):
             assert report.versions[version].state is VersionState.READY
 
 
+@patient
 @given(SNAPSHOTS)
 def test_asking_twice_about_the_same_snapshot_gives_the_same_answer(now):
     assert decide(now) == decide(now)
 
 
+@patient
 @given(SNAPSHOTS)
 def test_the_live_version_never_loses_its_last_answer_while_replicas_are_wanted(now):
     held = [r for r in now.replicas if now.live in r.ready() and not r.must_go]
@@ -77,16 +127,18 @@ def test_the_live_version_never_loses_its_last_answer_while_replicas_are_wanted(
         assert decision.routes.get(decision.live)
 
 
+@patient
 @given(SNAPSHOTS)
 def test_a_change_of_the_live_version_goes_to_one_that_answers_everywhere(now):
     decision = decide(now)
     if now.live is None or decision.live == now.live:
         return
     assert decision.live in decision.aspired
-    staying = [r for r in now.replicas if not r.draining and r.ready()]
+    staying = [r for r in now.replicas if not r.draining and r.ready() and not r.group]
     assert all(decision.live in r.ready() for r in staying)
 
 
+@patient
 @given(SNAPSHOTS)
 def test_nothing_is_given_up_while_the_source_shows_nothing(now):
     if now.offered:
@@ -96,6 +148,7 @@ def test_nothing_is_given_up_while_the_source_shows_nothing(now):
         assert replica.ready() <= set(told(decision, now.offered, replica, ()))
 
 
+@patient
 @given(SNAPSHOTS, st.frozensets(st.tuples(VERSIONS, st.sampled_from(["r0", "r1"])), max_size=4))
 def test_what_is_routed_or_busy_stays_told(now, busy):
     decision = decide(now)
@@ -105,6 +158,7 @@ def test_what_is_routed_or_busy_stays_told(now, busy):
         assert {v for v, i in busy if i == replica.id} <= kept
 
 
+@patient
 @given(SNAPSHOTS)
 def test_an_unsettled_version_is_aspired_only_where_it_is_loaded_or_live(now):
     decision = decide(now)
@@ -112,6 +166,72 @@ def test_an_unsettled_version_is_aspired_only_where_it_is_loaded_or_live(now):
     unsettled = {v for v, o in (now.offered or {}).items() if not o.settled}
     if now.offered:
         assert set(decision.aspired) & unsettled <= ready
+
+
+# ---- a canary's own replicas --------------------
+
+
+@patient
+@given(APART)
+def test_a_canary_with_replicas_of_its_own_is_told_to_no_others(now):
+    if not now.offered or now.gate.canary in now.labels.values():
+        return
+    decision, canary = decide(now), now.gate.canary
+    others = [r for r in now.replicas if not r.group]
+    answered_by_others = set(decision.routes.get(canary, ())) & {r.id for r in others}
+    for replica in others:
+        if replica.id not in answered_by_others:
+            assert canary not in told(decision, now.offered, replica, ())
+
+
+@patient
+@given(APART)
+def test_its_own_replicas_hold_nothing_else_unless_they_answer_for_it(now):
+    if not now.offered:
+        return
+    decision = decide(now)
+    for replica in (r for r in now.replicas if r.group):
+        routed = {v for v, ids in decision.routes.items() if replica.id in ids}
+        assert set(told(decision, now.offered, replica, ())) <= routed | {now.gate.canary}
+
+
+@patient
+@given(APART)
+def test_it_is_answered_by_its_own_replicas_where_one_of_them_can(now):
+    decision, canary = decide(now), now.gate.canary
+    own = {r.id for r in now.replicas if r.group}
+    ids = set(decision.routes.get(canary, ()))
+    assert ids <= own or not ids & own
+
+
+@patient
+@given(APART)
+def test_it_counts_as_loaded_by_its_own_replicas_only(now):
+    canary = now.gate.canary
+    holders = [r for r in now.replicas if r.group and not r.draining and canary in r.ready()]
+    assert (canary in decide(now).loaded) == (len(holders) >= now.gate.canary_replicas)
+
+
+@patient
+@given(SNAPSHOTS)
+def test_what_its_own_replicas_answer_for_is_answered_until_others_do_or_have_failed(now):
+    decision, live = decide(now), decide(now).live
+    stay = [r for r in now.replicas if r.group and r.draining and not r.must_go]
+    own = [r for r in now.replicas if not r.group and not r.draining and r.report.answered]
+    for version in {*decision.aspired, live} - {None, now.gate.canary}:
+        held = any(version in r.ready() for r in stay)
+        failed = own and all(r.state(version) is VersionState.FAILED for r in own)
+        if held and now.wanted and (version == live or not failed):
+            assert version in decision.routes
+
+
+@patient
+@given(APART)
+def test_a_canary_that_is_apart_changes_nothing_of_what_is_live(now):
+    decision = decide(now)
+    if now.live is not None:
+        assert decision.live == now.live
+    assert decision.released <= {r.id for r in now.replicas if r.draining}
 
 
 class Simulated:

@@ -49,8 +49,8 @@ def test_no_gateway_says_how_to_start_one(gateway, monkeypatch) -> None:
         ("publish", "/no/such/dir", "s3://x"),
         ("get", "models", "--watch", "-o", "yaml"),
         ("serve", "--http", "8501"),
-        ("serve", "--database-url", "postgresql://x"),
-        ("serve", "--scheduler", "kubernetes"),
+        ("serve", "--lease-s", "0.5"),
+        ("serve", "--scheduler", "local", "--namespace", "x"),
         ("serve", "--max-body", "huge"),
         ("--config", "/no/such/config.toml", "get", "models"),
     ],
@@ -128,7 +128,7 @@ def test_describe_shows_the_reason_and_everything_else(gateway, api) -> None:
                   "batch_size=32", "stable=3"):  # fmt: skip
         assert words in ran.out
     told = json.loads(gateway("describe", "models", "resnet", "-o", "json").out)
-    assert sorted(told) == ["events", "model", "replicas", "versions"]
+    assert sorted(told) == ["events", "model", "replicas", "rollouts", "versions"]
 
 
 def becomes_ready(api, look: int) -> None:
@@ -354,5 +354,62 @@ def test_flags_of_serve_are_settings(monkeypatch) -> None:
     from gateway import config
     from gateway.cli.serve import serve
 
-    flags = {p.name for p in serve.params} - {"config_file", "database_url"}
+    flags = {p.name for p in serve.params} - {"config_file"}
     assert flags <= set(config.Settings.__dataclass_fields__)
+
+
+def test_a_replica_that_is_ejected_shows_it_and_why(api, gateway):
+    api.models = {"resnet": model("resnet")}
+    why = "it fails"
+    api.replicas = [replica(standing="ejected", standing_reason=why), replica("resnet-fghij")]
+    for command in (("get", "replicas"), ("describe", "model", "resnet")):
+        ran = gateway(*command)
+        assert ran.code == 0
+        (shown,) = [line for line in ran.out.splitlines() if line.startswith("resnet-abcde")]
+        assert shown.split()[1] == "ejected"
+        assert why in " ".join(ran.out.split())
+    (first, second) = json.loads(gateway("get", "replicas", "-o", "json").out)
+    assert (first["state"], first["standing"], second["standing"]) == ("ready", "ejected", "good")
+
+
+def scaled(**more: object) -> dict:
+    spec = {"source": "file:///models/resnet", "min_replicas": 0, "max_replicas": 4}
+    spec |= {"replicas": None, "target_in_flight": 8.0, "idle_s": 300.0}
+    given = {"min_replicas": 0, "max_replicas": 4, "in_flight": 24.61, "spec": spec}
+    return model(**(given | more))
+
+
+def test_describe_says_how_many_replicas_there_may_be_and_why_there_are_so_many(
+    gateway, api
+) -> None:
+    why = "12.3 in flight per replica over 60 s, target 8"
+    api.models = {
+        "resnet": scaled(replicas=3, scale_reason=why, scaled_at="2026-11-29T18:00:00.000Z")
+    }
+    out = " ".join(gateway("describe", "model", "resnet").out.split())
+    assert "2 of 3 ready" in out
+    assert "0 to 4 replicas, 8 in flight each; 24.6 in flight on average" in out
+    assert f"3 since 2026-11-29T18:00:00.000Z: {why}" in out
+    assert "idle_s=300" in out
+    api.models = {"resnet": model()}
+    assert "Scaling" not in gateway("describe", "model", "resnet").out
+
+
+def test_a_model_that_is_idle_is_as_it_was_asked_for(gateway, api) -> None:
+    idle = scaled(state="idle", replicas=0, ready_replicas=0)
+
+    def becomes_idle(api, look: int) -> None:
+        api.models["resnet"] = idle
+
+    api.on_look = becomes_idle
+    ran = gateway(
+        *("deploy", "model", "resnet", "--source", "/models/resnet", "--timeout", "20"),
+        *("--min-replicas", "0", "--max-replicas", "4"),
+        *("--idle-s", "60", "--target-in-flight", "2.5"),
+    )
+    assert ran.code == 0
+    assert "It has no replica while nobody asks" in ran.out
+    (asked,) = [body for method, _, body in api.asked if method == "PUT"]
+    assert (asked["min_replicas"], asked["max_replicas"]) == (0, 4)
+    assert (asked["idle_s"], asked["target_in_flight"]) == (60.0, 2.5)
+    assert "0/0" in gateway("get", "models").out

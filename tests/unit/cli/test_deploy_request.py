@@ -87,6 +87,8 @@ def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, text: str, words: str) 
         ({"memory": "8 cows"}, "no size"),
         ({"replicas": 1, "min_replicas": 1}, "not both"),
         ({"min_replicas": 3, "max_replicas": 2}, "is more than"),
+        ({"replicas": 1, "idle_s": 5.0}, "--idle-s goes with --max-replicas"),
+        ({"replicas": 1, "target_in_flight": 5.0}, "--target-in-flight goes with"),
         ({"backend": "onnx", "command": "./x"}, "--backend custom"),
         ({"command": "'unclosed"}, "No closing quotation"),
     ],
@@ -111,3 +113,10 @@ def test_protocols_are_named_with_commas_or_as_a_list(tmp_path: Path) -> None:
     for wrong in ("", "v2", "v2-rest,"):
         with pytest.raises(click.UsageError, match="v2-grpc"):
             build("m", {"speaks": wrong}, None)
+
+
+def test_hedge_is_passed_on_as_it_is_said(tmp_path: Path) -> None:
+    assert build("m", {"hedge": "p95"}, None)[1] == {"hedge": "p95"}
+    file = tmp_path / "model.toml"
+    file.write_text('hedge = "p99"')
+    assert build("m", {}, file)[1] == {"hedge": "p99"}

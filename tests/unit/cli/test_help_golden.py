@@ -6,9 +6,9 @@ To accept a change: UPDATE_GOLDEN=1 pytest tests/unit/cli/test_help_golden.py
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -43,15 +43,20 @@ def test_help_reads_as_recorded(path: tuple[str, ...], monkeypatch: pytest.Monke
 
 
 def test_commands_that_come_later_are_not_offered() -> None:
-    assert set(cli.commands).isdisjoint({"rollout", "keys", "tenants", "audit", "top"})
+    assert set(cli.commands).isdisjoint({"keys", "tenants", "audit"})
 
 
 @pytest.mark.slow
 def test_help_comes_at_once() -> None:
+    # By CPU time, as a busy machine would only show how busy it is.
+    def used_s() -> float:
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     def once() -> float:
-        begun = time.perf_counter()
+        before = used_s()
         subprocess.run([sys.executable, "-m", "gateway", "--help"], capture_output=True, check=True)
-        return time.perf_counter() - begun
+        return used_s() - before
 
     assert min(once() for _ in range(5)) < 0.25
 

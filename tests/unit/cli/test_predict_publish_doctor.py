@@ -17,7 +17,8 @@ import pytest
 
 from gateway import config
 from gateway.cli import checks
-from gateway.cli.predict import Body, request_body
+from gateway.cli.predict import Body, address_of, request_body
+from gateway.cli.session import Session
 from gateway.codecs import oip_admin, oip_proto, tfs_metadata, tfs_tensors
 from gateway.codecs.oip_methods import OipMethod
 from gateway.codecs.pb import oip_pb2, tfs_pb2
@@ -55,6 +56,25 @@ def test_a_signature_is_written_in() -> None:
 def test_deeply_nested_data_is_refused_and_no_crash() -> None:
     with pytest.raises(click.UsageError, match="not JSON"):
         request_body("[" * 100_000, None)
+
+
+@pytest.mark.parametrize(
+    ("control", "said", "asked"),
+    [
+        ("http://10.0.0.7:8080", "0.0.0.0:8501", "10.0.0.7:8501"),
+        ("http://gateway.example:80/", "[::]:8501", "gateway.example:8501"),
+        ("http://[fd00::1]:8080", "0.0.0.0:8501", "[fd00::1]:8501"),
+        ("http://10.0.0.7:8080", "127.0.0.1:9000", "127.0.0.1:9000"),
+    ],
+)
+def test_a_gateway_on_every_address_is_asked_where_its_control_api_was(
+    control: str, said: str, asked: str
+) -> None:
+    class Told(Session):
+        def call(self, work: object) -> object:
+            return {"addresses": {"http": said}}
+
+    assert address_of(Told(control, None), "http") == asked
 
 
 class _Server(grpc.GenericRpcHandler):
@@ -216,6 +236,20 @@ async def test_a_taken_port_is_broken_unless_it_is_ours(settings: config.Setting
         assert "taken by another program" in found.found
         ours = {"addresses": {"http": settings.http, "grpc": None, "control": None}}
         assert checks.ports(settings, ours)[0].status == checks.OK
+
+
+def test_that_nobody_leads_is_broken_and_who_leads_is_said() -> None:
+    role = {"role": "follower", "gateway": "b", "leader": "a", "leader_control": "h:1"}
+    role |= {"since": "then", "others": 1}
+    (found,) = checks.leadership({"leadership": role})
+    assert (found.status, found.found) == (checks.OK, "follows a at h:1 since then; 1 other heard")
+    (found,) = checks.leadership({"leadership": role | {"role": "leader", "others": 2}})
+    assert (found.status, found.found) == (checks.OK, "leads since then; 2 others heard")
+    (found,) = checks.leadership({"leadership": role | {"leader": None}})
+    assert (found.status, found.found) == (checks.BROKEN, "nobody leads; 1 other heard")
+    assert "store.unanswered" in found.fix
+    assert checks.leadership({"leadership": None}) == []
+    assert checks.leadership(Unavailable("x", reason="control_unreachable")) == []
 
 
 async def test_storage_that_does_not_answer_is_broken() -> None:

@@ -19,6 +19,7 @@ def fetching(done: int | None, total: int) -> dict:
 
 def test_ready_at_the_generation_asked_for_ends_the_wait() -> None:
     assert judge(look(generation=2), 2).good
+    assert judge(look(generation=2, state="idle"), 2).good
     assert judge(look(generation=1), 2) is None
 
 
@@ -141,3 +142,11 @@ def test_without_a_terminal_only_changes_are_said(capsys) -> None:
         "resnet: fetching 100/100 MB · ready 0/2",
         "resnet: ready 2/2",
     ]
+
+
+def test_what_a_replica_waits_for_is_shown() -> None:
+    pending = replica(state="starting", reason="0/2 nodes are available: 2 Insufficient gpu.")
+    seen = Look(
+        model(state="deploying", ready_replicas=2, replicas=3), [version()], [replica(), pending]
+    )
+    assert describe(seen).endswith("ready 2/3 · 0/2 nodes are available: 2 Insufficient gpu.")

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.control import EventLog, EventSettings
 from gateway.control.events import Lagging
+from gateway.domain.errors import Unavailable
 from gateway.store import MemoryStore
 
 
@@ -115,3 +116,57 @@ async def test_many_emitters_keep_the_order():
         for i in range(50):
             group.create_task(log.emit("t", "m", str(i)))
     assert await drained(reader) == list(range(1, 51))
+
+
+# ---- several gateways on one store --------------------
+
+
+async def test_what_another_gateway_stored_is_shown_in_order_and_once():
+    store = MemoryStore()
+    ours, theirs = EventLog(store), EventLog(store)
+    await ours.emit("t", "m", "1")
+    reader = ours.reader(0)
+    assert await drained(reader) == [1]
+    for i in (2, 3):
+        await theirs.emit("t", "m", str(i))
+    assert await drained(reader) == []
+    growth = ours.growth()
+    await ours.catch_up(3)
+    assert growth.is_set()
+    assert await drained(reader) == [2, 3]
+    await theirs.emit("t", "m", "4")
+    await ours.emit("t", "m", "5")  # brings the one before it along
+    assert await drained(reader) == [4, 5]
+    await ours.catch_up(5)
+    assert await drained(reader) == []
+    assert await ours.newest() == 5
+
+
+async def test_a_gateway_that_has_just_started_begins_with_the_newest():
+    store = MemoryStore()
+    theirs = EventLog(store)
+    for i in range(5):
+        await theirs.emit("t", "m", str(i))
+    ours = EventLog(store, EventSettings(recent=3, page=2))
+    await ours.catch_up(5)
+    assert await ours.newest() == 5
+    assert await drained(ours.reader(2)) == [3, 4, 5]
+    for i in range(9):
+        await theirs.emit("t", "m", str(i))
+    await ours.catch_up(14)
+    assert await drained(ours.reader(5)) == list(range(6, 15))
+
+
+async def test_events_go_through_the_door_that_is_given():
+    inner, refused = MemoryStore(), MemoryStore()
+
+    async def append(event):
+        raise Unavailable("over", reason="not_leader")
+
+    refused.append = append  # type: ignore[method-assign]
+    log = EventLog(inner)
+    await log.through(inner)("t", "m", "x", version=3)
+    assert [e.fields for e in await inner.events()] == [{"version": 3}]
+    with pytest.raises(Unavailable):
+        await log.through(refused)("t", "m", "x")
+    assert await drained(log.reader(0)) == [1]

@@ -24,6 +24,10 @@ def listening(replica_id, template="t", *, started=0, draining=False):
     return Existing(replica_id, template, listening=True, draining=draining, started=started)
 
 
+def ending(replica_id, template="t"):
+    return replace(listening(replica_id, template, draining=True), may_stay=True)
+
+
 def starting(replica_id, template="t", started=0):
     return Existing(replica_id, template, listening=False, started=started)
 
@@ -43,6 +47,14 @@ def starting(replica_id, template="t", started=0):
         (2, [listening("a", "old", draining=True), listening("b", "old"), listening("c")], Plan(0)),
         (2, [listening("b", "old"), listening("c")], Plan(1)),
         (1, [starting("a", "old")], Plan(1, ("a",))),
+        (1, [ending("a")], Plan(0, keep=("a",))),
+        (2, [ending("a"), listening("b")], Plan(0, keep=("a",))),
+        (3, [ending("a"), listening("b")], Plan(1, keep=("a",))),
+        (1, [ending("a"), listening("b")], Plan(0)),
+        (1, [ending("a"), ending("b")], Plan(0, keep=("a",))),
+        (1, [ending("a", "old")], Plan(1)),
+        (1, [listening("a", draining=True)], Plan(1)),
+        (0, [ending("a")], Plan(0)),
     ],
 )
 def test_one_step(wanted, existing, expected):

@@ -3,10 +3,12 @@ from __future__ import annotations
 import pytest
 
 from gateway.core.route import (
+    Canary,
     ModelRoute,
     RoutingTable,
     Target,
     is_interrupted,
+    peers,
     route,
     statuses,
 )
@@ -103,3 +105,22 @@ def test_unknown_statuses_are_refused_in_the_originals_words(name, version, word
     with pytest.raises(NotFound) as caught:
         statuses(TABLE, name, version)
     assert caught.value.message == words
+
+
+@pytest.mark.parametrize(
+    ("targets", "canary", "mine", "others"),
+    [
+        ({1: "ab"}, None, "", "ab"),
+        ({1: "ab", 2: "c"}, None, "", "abc"),
+        ({1: "ab", 2: "c"}, 2, "c", "ab"),
+        ({1: "ab", 2: "ab"}, 2, "", "ab"),
+        ({1: "ab", 2: "bc"}, 2, "c", "ab"),
+        ({1: "ab"}, 2, "", "ab"),
+        ({2: "c"}, 2, "c", ""),
+    ],
+)
+def test_replicas_of_a_canary_alone_are_compared_with_each_other(targets, canary, mine, others):
+    held = {v: tuple(Target(i, A.endpoint) for i in ids) for v, ids in targets.items()}
+    way = None if canary is None else Canary(canary, 0.1)
+    model = ModelRoute("m", live=1, targets=held, canary=way)
+    assert peers(model) == (frozenset(mine), frozenset(others))

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from gateway.core.versions import Memory, Offered, ReplicaSeen, Snapshot, decide, told
+from dataclasses import replace
+
+from gateway.core.versions import (
+    Memory,
+    Offered,
+    ReplicaSeen,
+    Snapshot,
+    decide,
+    given_up,
+    told,
+)
 from gateway.domain.models import All, Latest, Specific, VersionState, VersionStatus
 from gateway.domain.replicas import ReplicaReport
 
@@ -179,3 +189,17 @@ def test_a_live_version_that_fails_after_all_replicas_restarted_is_not_replaced_
     now = snapshot(seen("a", v2=FAILED, v1=READY), offered=(1, 2), live=2)
     decision = decide(now)
     assert (decision.live, decision.aspired, decision.routes) == (2, (2,), {})
+
+
+def test_a_silent_replica_is_given_up_where_another_can_answer():
+    silent = replace(seen("a", answered=False), is_silent=True)
+    starting = seen("b", answered=False)
+    for others, expected in (
+        ([seen("c", v1=READY)], ("a",)),
+        ([seen("c", v1=LOADING)], ()),
+        ([starting], ()),
+        ([], ()),
+    ):
+        replicas = (silent, *others)
+        decision = decide(snapshot(*replicas, offered=(1,), live=1))
+        assert given_up(replicas, decision) == expected

@@ -8,12 +8,16 @@ import pytest
 from gateway.core.retry import RetrySettings
 from gateway.core.route import Target
 from gateway.dataplane import Dataplane, DataplaneSettings
+from gateway.dataplane.replicas import NO_REPORT
+from gateway.dataplane.seen import Seen
 from gateway.domain.errors import NotFound, Overloaded, Unavailable, UpstreamFailed
 from gateway.domain.replicas import Endpoint
 from gateway.ports import UpstreamAnswer, UpstreamRequest
 from gateway.telemetry import Metrics
 from tests.parts.fake_replica import table
 from tests.parts.scripted_upstream import OK, REFUSED, RESET, ScriptedUpstream
+
+pytestmark = pytest.mark.virtual_time
 
 A, B, C = (Target(n, Endpoint(n, n, n)) for n in "abc")
 WAIT_S = 0.05
@@ -27,12 +31,11 @@ def made(says, **retry) -> tuple[Dataplane, ScriptedUpstream]:
 
 
 async def ask(plane: Dataplane, version: int | None = None):
-    started_at = asyncio.get_running_loop().time()
-    with plane.admit("m", version, None, 5.0, started_at) as admitted:
-        answer = await plane.answer(
-            plane.http, admitted, lambda v: UpstreamRequest(f"v{v}", b"body")
-        )
-        return answer, admitted
+    seen = Seen(plane, "http", "/")
+    answer = await plane.ask(
+        plane.http, "m", version, None, 5.0, lambda v: UpstreamRequest(f"v{v}", b"body"), seen
+    )
+    return answer, seen.asked
 
 
 async def test_a_refused_connection_is_asked_elsewhere():
@@ -111,17 +114,20 @@ async def test_an_answer_too_large_is_not_asked_for_again():
 
 
 async def test_the_in_flight_limit_is_counted_and_released():
-    plane, _ = made(lambda _: OK)
+    plane, _ = made(lambda _: None)
     plane.publish(table(A, in_flight_limit=1))
-    now = asyncio.get_running_loop().time()
-    with (
-        plane.admit("m", None, None, None, now),
-        pytest.raises(Overloaded),
-        plane.admit("m", None, None, None, now),
-    ):
-        pass
-    with plane.admit("m", None, None, None, now):
-        pass
+    async with asyncio.TaskGroup() as tasks:
+        first = tasks.create_task(ask(plane))
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await ask(plane)
+        first.cancel()
+    assert not plane.in_flight.by_model
+    async with asyncio.TaskGroup() as tasks:
+        again = tasks.create_task(ask(plane))
+        await asyncio.sleep(0)
+        assert plane.in_flight.by_model["m"] == 1
+        again.cancel()
 
 
 async def test_drained_returns_when_something_busy_has_ended():
@@ -145,8 +151,8 @@ async def test_a_slow_replica_gets_less_than_a_fast_one():
     plane, upstream = made(lambda _: UpstreamAnswer(200, b""))
     plane.publish(table(A, B))
     now = asyncio.get_running_loop().time()
-    plane._replicas.answered("a", 0.5, now)
-    plane._replicas.answered("b", 0.005, now)
+    plane.replicas.answered("a", 0.5, NO_REPORT, now)
+    plane.replicas.answered("b", 0.005, NO_REPORT, now)
     for _ in range(20):
         await ask(plane)
     assert set(upstream.asked) == {"b"}

@@ -28,6 +28,7 @@ QUICK = LifecycleSettings(
     retell_s=0.2,
     resync_s=0.2,
     error_retry_s=0.02,
+    rollout_look_s=0.01,
 )
 URI = "s3://models/m"
 

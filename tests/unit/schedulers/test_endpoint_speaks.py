@@ -64,4 +64,5 @@ def test_a_record_of_before_protocols_were_kept_is_read(tmp_path: Path) -> None:
     file.write_text(json.dumps(old))
     read = read_record(file)
     assert read is not None
+    assert read.group == ""
     assert read.endpoint == Endpoint("a:1", "a:2", "a:3", "a:4")

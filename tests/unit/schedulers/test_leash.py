@@ -23,6 +23,7 @@ async def test_it_is_held_exactly_while_a_gateway_holds_the_lock(tmp_path):
     assert not leash.is_held(path)
 
 
+@pytest.mark.virtual_time
 async def test_it_is_let_go_only_after_the_grace_and_a_new_gateway_takes_it_up(tmp_path):
     path = tmp_path / "gateway.lock"
     lock = StateLock.take(tmp_path)

@@ -40,7 +40,7 @@ async def test_the_database_is_in_wal_mode_and_syncs_fully(tmp_path):
     store = await open_store(tmp_path)
     values = {}
     for pragma in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout"):
-        values[pragma] = await store._run(
+        values[pragma] = await store.run(
             lambda c, p=pragma: c.exec_driver_sql(f"PRAGMA {p}").scalar()
         )
     assert values == {
@@ -134,8 +134,8 @@ async def test_a_state_directory_that_is_a_file_is_refused(tmp_path):
 
 async def test_a_full_disk_changes_nothing(tmp_path):
     store = await open_store(tmp_path)
-    pages = await store._run(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar())
-    await store._run(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count={pages}"))
+    pages = await store.run(lambda c: c.exec_driver_sql("PRAGMA page_count").scalar())
+    await store.run(lambda c: c.exec_driver_sql(f"PRAGMA max_page_count={pages}"))
 
     async def fill() -> None:
         for _ in range(100):
@@ -144,7 +144,7 @@ async def test_a_full_disk_changes_nothing(tmp_path):
     with pytest.raises(Unavailable) as caught:
         await fill()
     assert caught.value.reason == "store_full"
-    await store._run(lambda c: c.exec_driver_sql("PRAGMA max_page_count=100000"))
+    await store.run(lambda c: c.exec_driver_sql("PRAGMA max_page_count=100000"))
     found = await store.events()
     assert [e.seq for e in found] == list(range(1, len(found) + 1))
     assert (await store.append(Event("t", "m", "y"))).seq == len(found) + 1
@@ -231,6 +231,6 @@ async def test_sigkill_in_the_middle_of_writing_loses_nothing_committed(tmp_path
     assert record.generation >= generation
     assert [e.seq for e in found] == list(range(1, len(found) + 1))
     assert all(len(e.message) == 3000 for e in found)
-    check = await store._run(lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar())
+    check = await store.run(lambda c: c.exec_driver_sql("PRAGMA integrity_check").scalar())
     assert check == "ok"
     await store.aclose()

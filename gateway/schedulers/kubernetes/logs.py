@@ -1,0 +1,26 @@
+"""The output of a pod's containers as one stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+
+from gateway.schedulers.kubernetes import names
+from gateway.schedulers.kubernetes.pods import Pod
+
+Read = Callable[[str, bool], AsyncGenerator[bytes, None]]
+"""Reads one container's output by its name; whether to follow it."""
+
+
+def order(pod: Pod) -> list[str]:
+    """The containers that have written anything, the server's last: that is the one to follow."""
+    begun = [c for c in (*pod.prepare, *pod.containers) if c.is_running or c.exit_code is not None]
+    return sorted((c.name for c in begun), key=lambda name: name == names.SERVER)
+
+
+async def read(containers: Sequence[str], read_one: Read, *, follow: bool) -> AsyncIterator[bytes]:
+    """One after the other; with `follow`, on at the last of them until it ends."""
+    for name in containers:
+        async with aclosing(read_one(name, follow and name == containers[-1])) as chunks:
+            async for chunk in chunks:
+                yield chunk

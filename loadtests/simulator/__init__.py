@@ -1,0 +1,1 @@
+"""Replicas with queues in virtual time, asked by gateways that run the real decisions."""

@@ -1,0 +1,54 @@
+"""The manifests under deploy/, as kustomize makes them of each overlay."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.parts.need import need
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+OVERLAYS = ("local", "production")
+
+Object = dict[str, Any]
+
+
+def kustomize() -> list[str]:
+    """The command that builds a folder: kubectl's, or kustomize's own."""
+    if shutil.which("kubectl"):
+        return ["kubectl", "kustomize"]
+    install = "kubectl, or: go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1"
+    need(shutil.which("kustomize") is not None, install)
+    return ["kustomize", "build"]
+
+
+@cache
+def text_of(overlay: str) -> str:
+    """All objects of an overlay, as YAML."""
+    done = subprocess.run(
+        [*kustomize(), DEPLOY / "overlays" / overlay], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def objects(overlay: str) -> list[Object]:
+    """The same, read; they are the caller's own."""
+    return [o for o in yaml.safe_load_all(text_of(overlay)) if o]
+
+
+def one(overlay: str, kind: str, name: str, namespace: str = "gateway") -> Object:
+    """The one object of a kind and name."""
+    (found,) = [
+        o
+        for o in objects(overlay)
+        if (o["kind"], o["metadata"]["name"]) == (kind, name)
+        and o["metadata"].get("namespace") in (namespace, None)
+    ]
+    return found
