@@ -185,6 +185,7 @@ def test_a_killed_run_leaves_no_process_and_no_file(sweeper_too: bool) -> None:
     run.stdin.close()
     run.stdout.close()
     if sweeper_too:
+        until(lambda: not is_running(sweeper.pid))  # the slot is its, too, until it has ended
         with taken_slot() as slot, swept(slot):
             pass
     until(lambda: not Path(folder).exists())
