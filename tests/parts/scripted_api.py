@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
+from gateway.schedulers.kubernetes.access import Sockets
+
 
 class PlainAccess:
     """Stands in for access.Access; counts how often it was renewed."""
@@ -21,8 +23,9 @@ class PlainAccess:
     async def renew(self) -> None:
         self.renewed += 1
 
-    def session(self, connections: int) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(self.host)
+    def session(self, connections: int, sockets: Sockets) -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=connections, socket_factory=sockets)
+        return aiohttp.ClientSession(self.host, connector=connector)
 
 
 @asynccontextmanager

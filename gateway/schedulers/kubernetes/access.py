@@ -8,11 +8,15 @@ thrown away, and its watch asks again with the version that the server has just 
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import aiohttp
 
@@ -24,6 +28,37 @@ _IN_CLUSTER_VARIABLE = "KUBERNETES_SERVICE_HOST"
 
 # A pod of many containers with its managed fields stays below; etcd takes no object above 1.5 MiB.
 _READ_BYTES = 2 * 1024 * 1024
+
+_CLOSED_S = 1.0
+"""How long cut connections may take to be gone. It takes some turns of the loop."""
+
+
+class Sockets:
+    """Makes the sockets of a session and sees to it that they end with it.
+
+    aiohttp waits for the connections that are in its pool. Those of watches that we broke off, or
+    that a cancelled call was opening, would still be saying goodbye to the server.
+    """
+
+    def __init__(self) -> None:
+        self._made: WeakSet[socket.socket] = WeakSet()
+
+    def __call__(self, address: tuple[Any, ...]) -> socket.socket:
+        """A socket for an address as getaddrinfo tells it."""
+        made = socket.socket(*address[:3])
+        self._made.add(made)
+        return made
+
+    async def end(self) -> None:
+        """Cut what is still open, and return when the loop has noticed, within a second. To be
+        called when the session is closed."""
+        for sock in self._made:
+            with suppress(OSError):  # closed, or never connected
+                sock.shutdown(socket.SHUT_RDWR)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSED_S):
+                while any(s.fileno() >= 0 for s in self._made):  # noqa: ASYNC110 - they do not tell
+                    await asyncio.sleep(0.001)
 
 
 @dataclass(slots=True)
@@ -53,8 +88,9 @@ class Access:
             return  # the client reads the service account's token again by itself
         await _from_kubeconfig(self.configuration, self.kubeconfig)
 
-    def session(self, connections: int) -> aiohttp.ClientSession:
-        """A session that trusts the server's authority, with our certificate if there is one."""
+    def session(self, connections: int, sockets: Sockets) -> aiohttp.ClientSession:
+        """A session that trusts the server's authority, with our certificate if there is one. It
+        makes its connections with `sockets`."""
         known = self.configuration
         context = ssl.create_default_context(cafile=known.ssl_ca_cert)
         if known.cert_file:
@@ -64,7 +100,9 @@ class Access:
             context.verify_mode = ssl.CERT_NONE
         # Authorities of clusters made by hand lack extensions that Python 3.13 insists on.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        connector = aiohttp.TCPConnector(ssl=context, limit=connections, keepalive_timeout=60.0)
+        connector = aiohttp.TCPConnector(
+            ssl=context, limit=connections, keepalive_timeout=60.0, socket_factory=sockets
+        )
         return aiohttp.ClientSession(
             self.host, connector=connector, read_bufsize=_READ_BYTES, trust_env=True
         )

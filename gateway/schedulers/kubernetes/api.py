@@ -7,7 +7,6 @@ the right that is missing.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -29,7 +28,7 @@ from gateway.domain.errors import (
     Unavailable,
 )
 from gateway.schedulers.kubernetes import names
-from gateway.schedulers.kubernetes.access import Access
+from gateway.schedulers.kubernetes.access import Access, Sockets
 from gateway.schedulers.kubernetes.settings import KubernetesSettings
 
 _PAGE = 500
@@ -78,6 +77,7 @@ class Api:
     def __init__(self, access: Access, settings: KubernetesSettings) -> None:
         self._access = access
         self._settings = settings
+        self._sockets = Sockets()
         self._session: aiohttp.ClientSession | None = None
         self.calls: Counter[tuple[str, str]] = Counter()
         """How often each verb was asked for of each resource."""
@@ -95,7 +95,7 @@ class Api:
 
     async def __aenter__(self) -> Self:
         # Writes, five watches, and people who read logs.
-        self._session = self._access.session(self._settings.concurrent_calls + 32)
+        self._session = self._access.session(self._settings.concurrent_calls + 32, self._sockets)
         return self
 
     async def __aexit__(
@@ -106,9 +106,7 @@ class Api:
     ) -> None:
         if self._session is not None:
             await self._session.close()
-            # A connection that a cancelled call was opening is closed in the loop's next rounds.
-            for _ in range(10):
-                await asyncio.sleep(0)
+            await self._sockets.end()
 
     # ---- reading --------------------
 
