@@ -188,7 +188,8 @@ def _measured(memory: Memory, seen: Seen, settings: AutoscaleSettings) -> tuple[
     """The look taken, and whether anybody has asked since the last one."""
     now, before, seconds = seen.now, memory.demand, seen.now - memory.at
     if before is None or seconds <= 0.0:
-        return replace(memory, demand=seen.demand, at=now, since=now), False
+        # Nor is it known whether it was idle until now.
+        return replace(memory, demand=seen.demand, at=now, since=now, used_at=now), False
     # A data plane that lost its counts (its model was deleted and came back) begins at 0 again.
     request_s = max(0.0, seen.demand.request_s - before.request_s)
     is_used = request_s > 0.0 or seen.demand.came > before.came

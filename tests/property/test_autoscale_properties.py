@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from gateway.core.autoscale import AutoscaleSettings, Demand, Memory, Seen, begun, decide
@@ -45,6 +45,7 @@ def bounded(memory: Memory, scaling: Scaling) -> bool:
     looks=LOOKS,
     is_proven=st.booleans(),
 )
+@example(Scaling(0, 1, 1.0, 2.0), 0, [(2.0, 1.0, 0, False, "")], False)  # the first look came late
 def test_every_decision_keeps_its_promises(scaling, existing, looks, is_proven):
     now, request_s, came = 100.0, 0.0, 0
     memory = begun(existing, scaling, now, is_proven=is_proven)
