@@ -69,6 +69,9 @@ class Replica:
     gpus: tuple[str, ...] = ()
     restarts: int = 0
     reason: str = ""
+    is_held_up: bool = False
+    """Whether `reason` is what keeps it from starting, which somebody may have to put right. Else
+    the reason of one that is STARTING only says how far its start has come."""
     started_at: str = ""
     """RFC 3339, UTC."""
 

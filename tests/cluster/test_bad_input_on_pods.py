@@ -128,6 +128,8 @@ def test_an_image_that_does_not_exist(on_pods: OnPods) -> None:
     done = on_pods.deploy("imageless", *flags, check=False)
     assert done.returncode == 1
     assert "image nowhere/none:1 cannot be had" in done.stderr
+    (failed,) = _told(on_pods, "imageless", "replica.failed")
+    assert "image nowhere/none:1 cannot be had (ErrImage" in failed
     on_pods.gateway.cli("delete", "model", "imageless")
 
 
@@ -139,6 +141,9 @@ def test_a_gpu_type_that_no_node_has(on_pods: OnPods) -> None:
     assert done.returncode == 1
     assert "didn't match Pod's node affinity/selector" in done.stderr
     assert "Q9000" in done.stderr
+    (waiting,) = _told(on_pods, "picky", "replica.waiting")
+    assert "is waiting: 0/1 nodes are available: 1 node(s) didn't match" in waiting
+    assert "Q9000" in waiting
     on_pods.gateway.cli("delete", "model", "picky")
 
 
@@ -150,6 +155,11 @@ def test_a_program_that_crashes_says_its_last_words(on_pods: OnPods) -> None:
     assert done.returncode == 1
     assert "exited with code 3" in done.stderr
     assert "loading | ValueError: no such layer" in done.stderr
+    failed = _told(on_pods, "crashing", "replica.failed")
+    assert failed
+    for told in failed:
+        assert "exited with code 3" in told
+        assert "loading | ValueError: no such layer" in told
     on_pods.gateway.cli("delete", "model", "crashing")
 
 
@@ -218,6 +228,11 @@ def test_a_gateway_with_another_database_takes_nobodys_models_for_garbage(
     assert "1" in on_pods.gateway.cli("predict", "kept", "--data", "[[0.0]]").stdout
     on_pods.gateway.cli("delete", "model", "kept")
     until(lambda: not on_pods.gateway.get("models"))
+
+
+def _told(on_pods: OnPods, model: str, kind: str) -> list[str]:
+    """The model's events of a kind, oldest first."""
+    return [e["message"] for e in on_pods.gateway.get("events", model) if e["type"] == kind]
 
 
 def _with_reason(on_pods: OnPods, model: str, words: str) -> Json | None:

@@ -176,6 +176,7 @@ def replica_of(
         group=pod.group,
         restarts=pod.restarts,
         reason=reason,
+        is_held_up=state is ReplicaState.STARTING and why.is_held_up(pod, warning),
         started_at=pod.created_at,
     )
 

@@ -271,6 +271,16 @@ def test_a_nodes_warning_says_why_a_container_is_not_made():
     assert (warning.pod, warning.uid) == ("m-5d7f-abcde", "u1")
     got = replica(with_containers(server=waiting("ContainerCreating")), warning=warning.text)
     assert got.reason == 'FailedMount: MountVolume.SetUp failed for volume "models"'
+    assert got.is_held_up
+
+
+def test_what_keeps_it_from_starting_is_told_from_how_far_it_has_come():
+    held_up = {row[0] for row in REASONS if replica(row[1]).is_held_up}
+    assert held_up == {"no node has room", "no node has the GPU type"}
+    # Of a container that runs a node warns too: its startup probe has not passed yet.
+    starting = with_containers(server={"state": {"running": {}}, "started": False})
+    assert not replica(starting, warning="Unhealthy: Startup probe failed").is_held_up
+    assert not replica(with_containers(server=RUNNING), warning="Unhealthy: x").is_held_up
 
 
 def test_a_warning_that_the_status_says_better_is_left_out():
