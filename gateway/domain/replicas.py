@@ -74,6 +74,9 @@ class Replica:
     the reason of one that is STARTING only says how far its start has come."""
     started_at: str = ""
     """RFC 3339, UTC."""
+    outputs: tuple[str, ...] = ()
+    """What writes in it where that is kept apart (the containers of its pod), in the order in which
+    they begin. `ID/OUTPUT` names one of them to whoever reads its logs."""
 
 
 @dataclass(frozen=True, slots=True)

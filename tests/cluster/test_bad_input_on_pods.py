@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -228,6 +229,27 @@ def test_a_gateway_with_another_database_takes_nobodys_models_for_garbage(
     assert "1" in on_pods.gateway.cli("predict", "kept", "--data", "[[0.0]]").stdout
     on_pods.gateway.cli("delete", "model", "kept")
     until(lambda: not on_pods.gateway.get("models"))
+
+
+def test_the_logs_of_all_containers_are_followed_as_each_begins(on_pods: OnPods) -> None:
+    on_pods.publish("talking", 1)
+    go = on_pods.folder / "models" / "go"
+    before = f"echo preparing; until test -e {go}; do sleep 0.1; done"
+    command = "sh -c 'echo serving; exec sleep 600'"
+    flags = ("--backend", "custom", "--image", SHELL, "--command", command, "--before", before)
+    on_pods.deploy("talking", *flags, "--no-wait")
+    (replica,) = until(lambda: on_pods.replicas("talking"))
+    page = f"{on_pods.gateway.url}/api/v1/models/talking/logs?follow=1"
+    with urllib.request.urlopen(page, timeout=60) as followed:
+        assert followed.readline().decode() == f"[{replica['id']}/before] preparing\n"
+        go.touch()
+        assert followed.readline().decode() == f"[{replica['id']}/server] serving\n"
+    refused = on_pods.gateway.cli(
+        "logs", "talking", "--replica", f"{replica['id']}/agent", check=False
+    )
+    assert refused.returncode == 1
+    assert "has no container 'agent'; it has before, server" in refused.stderr
+    on_pods.gateway.cli("delete", "model", "talking", "--no-wait")
 
 
 def _told(on_pods: OnPods, model: str, kind: str) -> list[str]:

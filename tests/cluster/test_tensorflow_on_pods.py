@@ -115,6 +115,8 @@ def test_the_agent_fetches_and_the_server_beside_it_answers(
         # Written before the server starts, and never again: the agent speaks to its ModelService.
         assert (shared(pod) / "models.config").read_text() == "model_config_list {}\n"
         assert placed(pod) == ["1"]
+        said = on_pods.gateway.cli("logs", MODEL, "--replica", f"{pod.name}/agent").stdout
+        assert '"event": "agent.started"' in said
         # Linked from the agent's cache on the same volume, not copied.
         assert (shared(pod) / "models" / MODEL / "1" / "saved_model.pb").stat().st_nlink == 2
 

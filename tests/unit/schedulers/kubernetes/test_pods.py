@@ -83,6 +83,14 @@ def test_one_container_of_two_is_no_replica():
     assert replica(of).endpoint is None
 
 
+def test_the_containers_of_a_pod_are_outputs_of_their_own_from_the_beginning_on():
+    assert replica(with_containers(server=RUNNING)).outputs == ()
+    beside = shown(containers=("server", "agent"))
+    assert replica(beside).outputs == ("agent", "server")
+    beside["spec"]["initContainers"] = [{"name": "before"}]
+    assert replica(beside).outputs == ("before", "agent", "server")
+
+
 def test_a_restarted_container_is_a_new_replica():
     got = replica(with_containers(server={**RUNNING, "restartCount": 3}))
     assert got.id == "m-5d7f-abcde.3"
