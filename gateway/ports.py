@@ -247,7 +247,8 @@ class Scheduler(Protocol):
         ...
 
     def logs(self, replica_id: str, *, follow: bool) -> AsyncIterator[bytes]:
-        """The replica's output, oldest first; also of one that has stopped. Raises NotFound."""
+        """The replica's output, oldest first; also of one that has stopped. `ID/OUTPUT` asks for
+        one of `Replica.outputs`. Raises NotFound."""
         ...
 
 

@@ -16,12 +16,20 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Print what a model's replicas printed.")
 @click.argument("name")
-@click.option("--replica", metavar="ID", help="Only this one (see: gateway get replicas NAME).")
+@click.option(
+    "--replica",
+    metavar="ID",
+    help="Only this one (see: gateway get replicas NAME), or ID/CONTAINER of a pod.",
+)
 @click.option("-f", "--follow", is_flag=True, help="Go on as more is printed. Ctrl-C ends it.")
 @url_option
 @click.pass_obj
 def logs(session: Session, name: str, replica: str | None, follow: bool) -> None:
-    """Print the output of NAME's replicas; lines begin with [replica] unless one is named."""
+    """Print the output of NAME's replicas.
+
+    Lines begin with [replica], or with [replica/container] where it is a pod of several; with
+    neither where only one is asked for.
+    """
     try:
         session.call(lambda control: _copy(control, name, replica, follow))
     except KeyboardInterrupt:

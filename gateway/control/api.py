@@ -232,7 +232,8 @@ class ControlApi:
         sources = await self._service.log_sources(_name(request), replica)
         with self._streams.slot():
             out = await begin(request, f"{TEXT}; charset=utf-8", self._settings.streams.stall_s)
-            await self._copy_logs(out, sources, prefix=replica is None, follow=follow)
+            prefix = replica is None or len(sources) > 1
+            await self._copy_logs(out, sources, prefix=prefix, follow=follow)
         return out.response
 
     async def _copy_logs(

@@ -177,11 +177,12 @@ OPERATIONS: tuple[Operation, ...] = (
         f"{_V1}/models/{{name}}/logs",
         "What its replicas wrote",
         {200: TEXT},
-        "Of all replicas, each line after `[replica] `, or of one as it is. With `follow` the "
+        "Of all replicas, each line after `[replica] `, or of one as it is. Where a replica is a "
+        "pod of several containers, lines begin with `[replica/container] `. With `follow` the "
         "answer goes on with new lines.",
         (
             NAME,
-            _query("replica", "Only this replica's; it may have stopped."),
+            _query("replica", "Only this replica's; it may have stopped. Or `replica/container`."),
             _query("follow", "1 goes on with new output."),
         ),
         errors={404: "model_unknown replica_unknown"},

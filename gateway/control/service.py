@@ -26,6 +26,7 @@ from gateway.domain.errors import Conflict, InvalidRequest, NotFound, Unavailabl
 from gateway.domain.models import ModelRecord, ModelSpec
 from gateway.domain.names import Version
 from gateway.domain.observed import ModelView
+from gateway.domain.replicas import Replica
 from gateway.domain.rollouts import Finding, RolloutView
 from gateway.domain.tensors import Signature
 from gateway.ports import Event, Observed, Scheduler, Signatures, Store, VersionSource
@@ -312,17 +313,19 @@ class ModelsService:
         return views.rollout(name, dataclasses.replace(known, rollout=ordered))
 
     async def log_sources(self, name: str, replica: str | None) -> list[str]:
-        """The replicas whose output is meant: the one that is named, or all of the model's.
+        """What has written the output that is meant: the replica that is named, or its part, or all
+        of the model's; of a replica with several outputs each of them.
 
         Raises:
             NotFound: no such model (`model_unknown`), or no such replica of it (`replica_unknown`).
         """
         if replica is None:
             await self._existing(name)
-            return [r.id for r in self._scheduler.replicas() if r.model == name]
+            return [s for r in self._scheduler.replicas() if r.model == name for s in _outputs(r)]
         # Also one that has stopped, and one whose model was deleted: logs outlive both.
-        models = {r.id: r.model for r in self._scheduler.replicas()}
-        if models.get(replica, replica.rpartition("-")[0]) != name:
+        known = {r.id: r for r in self._scheduler.replicas()}
+        whose = replica.partition("/")[0]
+        if (known[whose].model if whose in known else whose.rpartition("-")[0]) != name:
             raise NotFound(
                 f"Model {name!r} has no replica {replica!r}. `gateway get replicas {name}` lists "
                 "them.",
@@ -330,7 +333,7 @@ class ModelsService:
             )
         async for _ in self._scheduler.logs(replica, follow=False):
             break  # raises NotFound, while it can still be answered, if there is none
-        return [replica]
+        return _outputs(known[replica]) if replica in known else [replica]
 
     async def logs(
         self,
@@ -425,3 +428,8 @@ def _touches_source(spec: ModelSpec, old: ModelSpec) -> bool:
 def _changed(old: ModelSpec, new: ModelSpec) -> list[str]:
     names = [f.name for f in dataclasses.fields(ModelSpec)]
     return [n for n in names if getattr(old, n) != getattr(new, n)]
+
+
+def _outputs(replica: Replica) -> list[str]:
+    """As ports.Scheduler's `logs` is asked for them."""
+    return [f"{replica.id}/{output}" for output in replica.outputs] or [replica.id]

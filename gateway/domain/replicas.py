@@ -69,8 +69,14 @@ class Replica:
     gpus: tuple[str, ...] = ()
     restarts: int = 0
     reason: str = ""
+    is_held_up: bool = False
+    """Whether `reason` is what keeps it from starting, which somebody may have to put right. Else
+    the reason of one that is STARTING only says how far its start has come."""
     started_at: str = ""
     """RFC 3339, UTC."""
+    outputs: tuple[str, ...] = ()
+    """What writes in it where that is kept apart (the containers of its pod), in the order in which
+    they begin. `ID/OUTPUT` names one of them to whoever reads its logs."""
 
 
 @dataclass(frozen=True, slots=True)

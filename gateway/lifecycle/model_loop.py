@@ -19,6 +19,7 @@ from gateway.domain.names import Version
 from gateway.domain.observed import ModelView
 from gateway.domain.replicas import CANARY_GROUP, Replica, ReplicaSet, ReplicaState
 from gateway.domain.rollouts import RolloutView
+from gateway.lifecycle.news import News, news
 from gateway.lifecycle.replica_watch import NOTHING, ReplicaWatch
 from gateway.lifecycle.rollout_loop import RolloutLoop
 from gateway.lifecycle.scale_loop import ScaleLoop
@@ -31,6 +32,7 @@ from gateway.lifecycle.views import (
     reasons_of,
     routed_statuses,
 )
+from gateway.lifecycle.waits import Waits, waits
 
 _ANSWERING = (ReplicaState.LOADING, ReplicaState.DRAINING)
 
@@ -76,6 +78,7 @@ class ModelLoop:
     reasons: Mapping[Version, str] = field(default_factory=dict)
     decision: Decision | None = None
     view: ModelView | None = None
+    waits: Waits = field(default_factory=Waits)
     silent: tuple[Target, ...] = ()
     """Replicas that nobody should wait for any more (core.versions.given_up)."""
 
@@ -249,6 +252,20 @@ class ModelLoop:
             now,
             is_busy=rollout is not None and rollout.version in busy,
         )
+
+    def take(self, view: ModelView, now: float, *, adopting: bool) -> list[News]:
+        """Show `view` from now on. Returns what people are to be told: what happened to it since
+        the last one, and why its replicas wait. `adopting`: see news.news."""
+        told = [*self.rollouts.happened, *self.scale.happened]
+        self.rollouts.happened, self.scale.happened = [], []
+        if self.view != view:
+            changes = news(self.view, view, adopting=adopting)
+            told += (n for n in changes if not self.deleted or n.type != "model.unavailable")
+            self.view = view
+        if not self.deleted:
+            self.waits, waiting = waits(self.waits, view, now)
+            told += waiting
+        return told
 
     def _route(
         self,

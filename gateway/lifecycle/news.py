@@ -102,8 +102,9 @@ def _replica_news(old: ModelView, now: ModelView, *, adopting: bool) -> Iterator
     was = {r.replica.id: r for r in old.replicas}
     for view in now.replicas:
         before = was.pop(view.replica.id, None)
-        if before is None:
-            # One that was started by this very look has no process yet.
+        if before is None and view.state is not ReplicaState.FAILED:
+            # One that was started by this very look has no process yet. One that is FAILED may not
+            # have been started at all: no pod could be made for it, or no GPU was free.
             adopted = adopting and view.replica.pid is not None
             kind, words = ("adopted", "goes on") if adopted else ("started", "was started")
             yield _replica(view, kind, words)

@@ -27,7 +27,6 @@ from gateway.domain.replicas import Replica, ReplicaSet, ReplicaState, Told
 from gateway.domain.rollouts import Rollout
 from gateway.lifecycle.meters import Meters
 from gateway.lifecycle.model_loop import ModelLoop
-from gateway.lifecycle.news import news
 from gateway.lifecycle.replica_watch import ReplicaWatch
 from gateway.lifecycle.replicas_of import releasable, spoken_to
 from gateway.lifecycle.rollout_loop import RolloutLoop
@@ -456,23 +455,17 @@ class Lifecycle:
             self._wake.set()
 
     async def _tell_news(self, model: ModelLoop, view: ModelView) -> None:
-        happened = [*model.rollouts.happened, *model.scale.happened]
-        model.rollouts.happened, model.scale.happened = [], []
+        is_changed = model.view != view
+        happened = model.take(view, self._clock.now(), adopting=self._adopting)
+        if is_changed:
+            self._changed.set()
+            self._changed = asyncio.Event()
         for one in happened:
-            await self._emit(one.type, model.name, one.message, **one.fields)
-        before = model.view
-        if before == view:
-            return
-        happened = list(news(before, view, adopting=self._adopting))
-        model.view = view
-        self._changed.set()
-        self._changed = asyncio.Event()
-        for one in happened:
-            if model.deleted and one.type == "model.unavailable":
-                continue
             if one.type == "version.ready":
                 self._meters.version_ready(model.name, one.fields["version"], self._clock.now())
             await self._emit(one.type, model.name, one.message, **one.fields)
+        if not is_changed:
+            return
         for version in view.versions:
             if version.state in (VersionState.NEW, VersionState.FETCHING, VersionState.LOADING):
                 self._meters.version_begun(model.name, version.version, self._clock.now())

@@ -266,11 +266,19 @@ class MadeContainer:
     def _seen(self, text: str, environ: Mapping[str, str]) -> str:
         """A word of the container in this machine's terms."""
         text = re.sub(r"\$\((\w+)\)", lambda m: environ.get(m[1], m[0]), text)
-        text = text.replace("0.0.0.0", self.around.address).replace("[::]", self.around.address)
-        for mount in self.spec.get("volumeMounts", []):
-            at = re.escape(mount["mountPath"].rstrip("/"))
-            folder = self.around.volume(mount["name"]) / mount.get("subPath", "")
-            # A checkout may lie under /tmp, and its own programs are no files of the volume.
-            ours = "".join(rf"(?!{re.escape(str(path))}\b)" for path in (PROJECT, sys.prefix))
-            text = re.sub(rf"(?<![\w./-]){ours}{at}(?![\w.-])", str(folder), text)
-        return text
+        for of_pod in ("0.0.0.0", "[::]", "127.0.0.1"):
+            text = text.replace(of_pod, self.around.address)
+        folders = {
+            mount["mountPath"].rstrip("/"): self.around.volume(mount["name"])
+            / mount.get("subPath", "")
+            for mount in self.spec.get("volumeMounts", [])
+        }
+        if not folders:
+            return text
+        # A checkout may lie under /tmp, and its own programs are no files of the volume.
+        ours = "".join(rf"(?!{re.escape(str(path))}\b)" for path in (PROJECT, sys.prefix))
+        # In one go: the folder of one volume may lie below the mount path of another.
+        mounted = "|".join(re.escape(at) for at in sorted(folders, key=len, reverse=True))
+        return re.sub(
+            rf"(?<![\w./-]){ours}({mounted})(?![\w.-])", lambda m: str(folders[m[1]]), text
+        )

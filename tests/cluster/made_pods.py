@@ -6,9 +6,9 @@ readiness and liveness probes, restarts with backoff, restart counts and last ex
 deletion the preStop hook within the grace time, then SIGTERM, at its end SIGKILL, a last status,
 and only then the object's removal. Not kept: isolation, resource limits, images, node pressure.
 
-What a container sees of its own network and files is done by words: `0.0.0.0` and `[::]` in its
-command and environment become the pod's address, and the mount path of a volume the folder that
-stands for it.
+What a container sees of its own network and files is done by words: `0.0.0.0`, `[::]` and
+`127.0.0.1` in its command and environment become the pod's address, and the mount path of a volume
+the folder that stands for it.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -128,6 +129,8 @@ def test_an_image_that_does_not_exist(on_pods: OnPods) -> None:
     done = on_pods.deploy("imageless", *flags, check=False)
     assert done.returncode == 1
     assert "image nowhere/none:1 cannot be had" in done.stderr
+    (failed,) = _told(on_pods, "imageless", "replica.failed")
+    assert "image nowhere/none:1 cannot be had (ErrImage" in failed
     on_pods.gateway.cli("delete", "model", "imageless")
 
 
@@ -139,6 +142,9 @@ def test_a_gpu_type_that_no_node_has(on_pods: OnPods) -> None:
     assert done.returncode == 1
     assert "didn't match Pod's node affinity/selector" in done.stderr
     assert "Q9000" in done.stderr
+    (waiting,) = _told(on_pods, "picky", "replica.waiting")
+    assert "is waiting: 0/1 nodes are available: 1 node(s) didn't match" in waiting
+    assert "Q9000" in waiting
     on_pods.gateway.cli("delete", "model", "picky")
 
 
@@ -150,6 +156,11 @@ def test_a_program_that_crashes_says_its_last_words(on_pods: OnPods) -> None:
     assert done.returncode == 1
     assert "exited with code 3" in done.stderr
     assert "loading | ValueError: no such layer" in done.stderr
+    failed = _told(on_pods, "crashing", "replica.failed")
+    assert failed
+    for told in failed:
+        assert "exited with code 3" in told
+        assert "loading | ValueError: no such layer" in told
     on_pods.gateway.cli("delete", "model", "crashing")
 
 
@@ -218,6 +229,32 @@ def test_a_gateway_with_another_database_takes_nobodys_models_for_garbage(
     assert "1" in on_pods.gateway.cli("predict", "kept", "--data", "[[0.0]]").stdout
     on_pods.gateway.cli("delete", "model", "kept")
     until(lambda: not on_pods.gateway.get("models"))
+
+
+def test_the_logs_of_all_containers_are_followed_as_each_begins(on_pods: OnPods) -> None:
+    on_pods.publish("talking", 1)
+    go = on_pods.folder / "models" / "go"
+    before = f"echo preparing; until test -e {go}; do sleep 0.1; done"
+    command = "sh -c 'echo serving; exec sleep 600'"
+    flags = ("--backend", "custom", "--image", SHELL, "--command", command, "--before", before)
+    on_pods.deploy("talking", *flags, "--no-wait")
+    (replica,) = until(lambda: on_pods.replicas("talking"))
+    page = f"{on_pods.gateway.url}/api/v1/models/talking/logs?follow=1"
+    with urllib.request.urlopen(page, timeout=60) as followed:
+        assert followed.readline().decode() == f"[{replica['id']}/before] preparing\n"
+        go.touch()
+        assert followed.readline().decode() == f"[{replica['id']}/server] serving\n"
+    refused = on_pods.gateway.cli(
+        "logs", "talking", "--replica", f"{replica['id']}/agent", check=False
+    )
+    assert refused.returncode == 1
+    assert "has no container 'agent'; it has before, server" in refused.stderr
+    on_pods.gateway.cli("delete", "model", "talking", "--no-wait")
+
+
+def _told(on_pods: OnPods, model: str, kind: str) -> list[str]:
+    """The model's events of a kind, oldest first."""
+    return [e["message"] for e in on_pods.gateway.get("events", model) if e["type"] == kind]
 
 
 def _with_reason(on_pods: OnPods, model: str, words: str) -> Json | None:

@@ -73,6 +73,17 @@ def test_three_replicas_on_two_gpu_nodes(on_pods: OnPods, nodes: MadeNodes, kube
     # A third GPU: the same deploy is now done.
     nodes.add("gpu-c", gpus=1)
     assert "on 3 replicas" in on_pods.deploy(m, "--replicas", "3", "--gpus", "1").stdout
+    # In the log of events as well, each reason once and not at every look, and that it is over:
+    # while the third node was new, that it was not ready yet is another reason.
+    kinds = ("replica.waiting", "replica.resumed")
+    told = [e for e in gateway.get("events", m) if e["type"] in kinds]
+    assert [e["type"] for e in told[:1] + told[-1:]] == list(kinds)
+    assert told[0]["message"] == (
+        f"replica {pending['id']} is waiting: "
+        "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+    )
+    assert len({e["message"] for e in told}) == len(told) <= 3
+    assert "2 Insufficient nvidia.com/gpu" in described.partition("Events")[2]
 
     with Load(gateway, m) as load:
         # Scaled down and up again.

@@ -229,7 +229,9 @@ def test_spawned_tensorflow_serving_serves_and_ends_with_the_agent(tmp_path, bin
 
 def test_the_agent_ends_when_its_child_does(tmp_path, binary):
     with spawning(tmp_path, binary) as (started, _):
-        server = next(p for p in children(started) if "servers.onnx" in p.cmdline())
+        server = next(
+            p for p in children(started) if "tests.parts.tensorflow_model_server" in p.cmdline()
+        )
         server.kill()
         assert started.wait(20) == 1
     assert "ended with exit code" in (tmp_path / "agent.log").read_text()

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 import pytest
@@ -181,6 +181,21 @@ async def test_logs_of_all_replicas_are_prefixed_and_of_one_are_not(api):
     assert headers["Content-Type"] == "text/plain; charset=utf-8"
     assert (await api.call("GET", P + "/logs?replica=m-a"))[1] == b"one\ntwo\n"
     assert (await api.call("GET", P + "/logs?replica=m-old"))[1] == b"old\n"
+
+
+async def test_a_replica_of_several_outputs_says_whose_each_line_is(api):
+    await api.service.deploy("m", a_request())
+    api.scheduler.known = [replace(replica("m-a"), outputs=("agent", "server"))]
+    api.scheduler.written = {
+        "m-a": [b"1\n2\n"],
+        "m-a/agent": [b"1\n"],
+        "m-a/server": [b"2\n"],
+    }
+    for query in ("", "?replica=m-a"):
+        _, text, _ = await api.call("GET", f"{P}/logs{query}")
+        assert text == b"[m-a/agent] 1\n[m-a/server] 2\n"
+    assert (await api.call("GET", P + "/logs?replica=m-a/agent"))[1] == b"1\n"
+    assert (await api.call("GET", P + "/logs?replica=m-a/none"))[0] == 404
 
 
 async def test_following_logs_goes_on_until_the_replicas_end(api):

@@ -78,7 +78,8 @@ class FakeServer:
 
 class FakeScheduler:
     """ports.Scheduler in memory. Replicas listen `start_s` after their start; those of a group in
-    `crashing` fail instead, with the reason there, until `heal`."""
+    `crashing` fail instead, with the reason there, until `heal`; while there is `held_up`, they
+    wait for that, until `let_start`."""
 
     def __init__(self, start_s: float = 0.0, surge: int = 1) -> None:
         self.start_s = start_s
@@ -91,6 +92,7 @@ class FakeScheduler:
         self._desired: Sequence[ReplicaSet] = ()
         self.removed: list[str] = []
         self.crashing: dict[str, str] = {}
+        self.held_up = ""
 
     async def ensure(self, desired: Sequence[ReplicaSet]) -> None:
         self._desired = desired
@@ -144,6 +146,10 @@ class FakeScheduler:
         replica = self._replicas.get(replica_id)
         if replica is not None and replica.state is ReplicaState.STARTING:
             self._news.set()
+            if self.held_up:
+                waits = replace(replica, reason=self.held_up, is_held_up=True)
+                self._replicas[replica_id] = waits
+                return
             if reason := self.crashing.get(replica.group):
                 failed = replace(replica, state=ReplicaState.FAILED, reason=reason, pid=None)
                 self._replicas[replica_id] = failed
@@ -167,6 +173,13 @@ class FakeScheduler:
         del self._replicas[replica_id]
         self._news.set()
         asyncio.get_running_loop().call_later(self.start_s, self._settle)
+
+    def let_start(self) -> None:
+        """What has kept replicas from starting is over."""
+        self.held_up = ""
+        for replica in list(self._replicas.values()):
+            self._replicas[replica.id] = replace(replica, reason="", is_held_up=False)
+            self._listen(replica.id)
 
     def heal(self, group: str) -> None:
         """What has failed of this group is started again, and works."""

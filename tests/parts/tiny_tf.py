@@ -68,6 +68,20 @@ def half_plus_two(directory: Path, *, plus: float = 2.0) -> Path:
     return save(directory, build)
 
 
+def adder(directory: Path, addend: float) -> Path:
+    """`y = x + addend`, float32[batch, 1], as loadtests.models.write_adder makes it for ONNX."""
+
+    def build(tf: Any) -> dict[str, Any]:
+        v1 = tf.compat.v1
+        x = v1.placeholder(tf.float32, [None, 1], name="x")
+        y = tf.add(x, v1.Variable(addend, name="addend"), name="y")
+        info = v1.saved_model.build_tensor_info
+        made = v1.saved_model.build_signature_def({"x": info(x)}, {"y": info(y)}, PREDICT)
+        return {"serving_default": made}
+
+    return save(directory, build)
+
+
 def mixed(directory: Path) -> Path:
     """Several signatures over strings, unknown ranks, fixed shapes and a default."""
 

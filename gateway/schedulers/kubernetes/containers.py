@@ -133,7 +133,9 @@ def _kit(spec: ModelSpec, settings: KubernetesSettings) -> Manifest:
 
 def _stock(spec: ModelSpec, settings: KubernetesSettings) -> Manifest:
     """TensorFlow Serving, told to hold nothing yet. It starts with a configuration or not at all,
-    hence the shell; no request of a shell's ever reaches it."""
+    hence the shell; no request of a shell's ever reaches it. The shell stays as the container's
+    first process: TensorFlow Serving handles no signal, and what the first process does not handle
+    the kernel does not deliver, so a pod would keep its GPU until SIGKILL."""
     config = f"{_SHARED}/models.config"
     server = [
         "tensorflow_model_server",
@@ -144,7 +146,10 @@ def _stock(spec: ModelSpec, settings: KubernetesSettings) -> Manifest:
         "--max_num_load_retries=0",
         "--file_system_poll_wait_seconds=1",
     ]
-    shell = f"echo 'model_config_list {{}}' > {config} && exec {shlex.join(server)}"
+    shell = (
+        f"echo 'model_config_list {{}}' > {config} || exit; "
+        f"trap 'kill $!' TERM; {shlex.join(server)} & wait $!"
+    )
     command = ["/bin/sh", "-c", shell]
     made = _container(names.SERVER, _image(spec, settings), command, [], spec, settings)
     listens = _tcp(names.GRPC_PORT)

@@ -1,8 +1,8 @@
-"""The output of a pod's containers as one stream."""
+"""The output of a pod's containers, as one stream or each by itself."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
 from gateway.schedulers.kubernetes import names
@@ -22,5 +22,19 @@ async def read(containers: Sequence[str], read_one: Read, *, follow: bool) -> As
     """One after the other; with `follow`, on at the last of them until it ends."""
     for name in containers:
         async with aclosing(read_one(name, follow and name == containers[-1])) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+
+async def one(
+    read_one: Callable[[], AsyncGenerator[bytes, None]],
+    has_begun: Callable[[], bool],
+    begun: Callable[[], Awaitable[None]] | None,
+) -> AsyncIterator[bytes]:
+    """One container's output. One that has not begun has none; with `begun` it is waited for."""
+    if begun is not None:
+        await begun()
+    if has_begun():
+        async with aclosing(read_one()) as chunks:
             async for chunk in chunks:
                 yield chunk

@@ -7,7 +7,7 @@ called as its pod, with the number of restarts behind a dot from the first one o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,8 @@ class Pod:
     gpu_type: str = ""
     prepare: tuple[Container, ...] = ()
     containers: tuple[Container, ...] = ()
+    outputs: tuple[str, ...] = ()
+    """Names of all its containers, begun or not, where there are several; the server's last."""
 
     @property
     def made_by(self) -> str:
@@ -135,7 +137,13 @@ def pod_of(shown: Mapping[str, Any], product_label: str) -> Pod:
             _container({"name": name, "image": image, **said.get(name, {})})
             for name, image in images.items()
         ),
+        outputs=_outputs([*(c["name"] for c in spec.get("initContainers") or ()), *images]),
     )
+
+
+def _outputs(containers: Sequence[str]) -> tuple[str, ...]:
+    several = len(containers) > 1
+    return tuple(sorted(containers, key=lambda name: name == names.SERVER)) if several else ()
 
 
 def _container(said: Mapping[str, Any]) -> Container:
@@ -176,7 +184,9 @@ def replica_of(
         group=pod.group,
         restarts=pod.restarts,
         reason=reason,
+        is_held_up=state is ReplicaState.STARTING and why.is_held_up(pod, warning),
         started_at=pod.created_at,
+        outputs=pod.outputs,
     )
 
 

@@ -134,8 +134,12 @@ class KubernetesScheduler:
             await self._until(name, lambda: not self._has_objects(of))
 
     def logs(self, replica_id: str, *, follow: bool) -> AsyncIterator[bytes]:
-        """See ports.Scheduler. Kubernetes keeps no output of pods that are gone."""
-        pod = self._pods.known.get(pod_of_replica(replica_id))
+        """See ports.Scheduler. Kubernetes keeps no output of pods that are gone. Followed, a
+        container that has not begun yet is waited for."""
+        whose, _, output = replica_id.partition("/")
+        pod = self._pods.known.get(pod_of_replica(whose))
+        if pod is not None and output:
+            return self._output(pod, output, follow=follow)
         if pod is None:
             raise NotFound(
                 f"There are no logs of a replica {replica_id!r}. `gateway get replicas` lists "
@@ -145,6 +149,24 @@ class KubernetesScheduler:
         name = pod.name
         return logs.read(
             logs.order(pod), lambda c, on: self.api.log(name, c, follow=on), follow=follow
+        )
+
+    def _output(self, pod: Pod, output: str, *, follow: bool) -> AsyncIterator[bytes]:
+        if output not in pod.outputs:
+            listed = f"; it has {', '.join(pod.outputs)}" if pod.outputs else ""
+            raise NotFound(
+                f"The replica {pod.replica_id} has no container {output!r}{listed}.",
+                reason="replica_unknown",
+            )
+
+        def is_there() -> bool:
+            now = self._pods.known.get(pod.name)
+            return now is None or output in logs.order(now)
+
+        return logs.one(
+            lambda: self.api.log(pod.name, output, follow=follow),
+            is_there,
+            partial(self._until, pod.name, is_there) if follow else None,
         )
 
     async def stop_all(self) -> None:

@@ -48,6 +48,14 @@ def judge(pod: Pod, warning: str = "") -> tuple[ReplicaState, str]:
     return ReplicaState.STARTING, cut(_starting(pod, warning))
 
 
+def is_held_up(pod: Pod, warning: str = "") -> bool:
+    """Whether something outside keeps it from starting: no node takes it, or the node warned of
+    what it lacks (a volume, a sandbox). Once a container runs, it is that container's own start,
+    of which a node warns as well (a startup probe that has not passed yet)."""
+    runs = any(c.is_running for c in (*pod.prepare, *pod.containers))
+    return bool(pod.unscheduled or (warning and not runs))
+
+
 def cut(text: str) -> str:
     """One line, not too long; of what is too long the end is kept, which says most."""
     line = re.sub(r"\s*\n\s*", " | ", text.strip())

@@ -83,6 +83,14 @@ def test_one_container_of_two_is_no_replica():
     assert replica(of).endpoint is None
 
 
+def test_the_containers_of_a_pod_are_outputs_of_their_own_from_the_beginning_on():
+    assert replica(with_containers(server=RUNNING)).outputs == ()
+    beside = shown(containers=("server", "agent"))
+    assert replica(beside).outputs == ("agent", "server")
+    beside["spec"]["initContainers"] = [{"name": "before"}]
+    assert replica(beside).outputs == ("before", "agent", "server")
+
+
 def test_a_restarted_container_is_a_new_replica():
     got = replica(with_containers(server={**RUNNING, "restartCount": 3}))
     assert got.id == "m-5d7f-abcde.3"
@@ -271,6 +279,16 @@ def test_a_nodes_warning_says_why_a_container_is_not_made():
     assert (warning.pod, warning.uid) == ("m-5d7f-abcde", "u1")
     got = replica(with_containers(server=waiting("ContainerCreating")), warning=warning.text)
     assert got.reason == 'FailedMount: MountVolume.SetUp failed for volume "models"'
+    assert got.is_held_up
+
+
+def test_what_keeps_it_from_starting_is_told_from_how_far_it_has_come():
+    held_up = {row[0] for row in REASONS if replica(row[1]).is_held_up}
+    assert held_up == {"no node has room", "no node has the GPU type"}
+    # Of a container that runs a node warns too: its startup probe has not passed yet.
+    starting = with_containers(server={"state": {"running": {}}, "started": False})
+    assert not replica(starting, warning="Unhealthy: Startup probe failed").is_held_up
+    assert not replica(with_containers(server=RUNNING), warning="Unhealthy: x").is_held_up
 
 
 def test_a_warning_that_the_status_says_better_is_left_out():
