@@ -32,7 +32,9 @@ def unposted(
     table: RoutingTable,
     view: Callable[[str], ModelView | None],
 ) -> dict[str, Posting]:
-    """What the others do not know yet, or not any more so."""
+    """What the others do not know yet, or not any more so. The first post of all is made even where
+    there is no model: a gateway that has heard of none does not know that there is none, and does
+    not call itself ready."""
     changes: dict[str, Posting] = {}
     for name in table.models.keys() | posted.keys():
         now = Posting(table.models.get(name), view(name))
@@ -41,7 +43,7 @@ def unposted(
             changes[name] = now
     changes.pop(OF_TABLE, None)
     whole = Posting(silent=table.silent)
-    if whole != posted.get(OF_TABLE, Posting()):
+    if whole != posted.get(OF_TABLE):
         changes[OF_TABLE] = whole
     return changes
 

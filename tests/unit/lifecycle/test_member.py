@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from gateway.core.analysis import count, empty
+from gateway.dataplane.v2_own import is_ready
 from gateway.domain.errors import Conflict, FailedPrecondition, Unavailable
 from gateway.domain.gateways import Beat
 from gateway.domain.models import CanaryPlan, Scaling
@@ -57,6 +58,20 @@ def test_one_leads_and_all_answer_by_the_same_table():
             assert (role.role, role.leader, role.others) == ("follower", leader.name, 2)
             assert other.member.view("m") == leader.member.view("m")
         assert {name for _, name in f.tells} == {leader.name}
+
+    virtually(test)
+
+
+def test_without_a_model_all_are_ready_all_the_same():
+    """A new installation: that there is nothing is made known, too."""
+
+    async def test(f: Fleet) -> None:
+        await f.has_leader()
+        await f.until(lambda: all(is_ready(g.table) for g in f.gateways), seconds=5)
+        late = await f.start()
+        await f.until(lambda: is_ready(late.table), seconds=5)
+        await asyncio.sleep(10)
+        assert len(f.hub.posts) == 1
 
     virtually(test)
 
