@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.api import Api
+from tests.cluster.audit import counted
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.made_nodes import MadeNodes
 from tests.cluster.waiting import until
@@ -110,6 +111,28 @@ def test_three_replicas_on_two_gpu_nodes(on_pods: OnPods, nodes: MadeNodes, kube
     until(lambda: gateway.cli("describe", "model", m, check=False).returncode == 1)
     for node in ("gpu-a", "gpu-b", "gpu-c"):
         nodes.remove(node)
+
+
+def test_a_gateway_that_is_started_again_has_nothing_to_put_back(
+    on_pods: OnPods, nodes: MadeNodes, cluster: ControlPlane
+) -> None:
+    """It hears of its objects by lists, which tell less of them than watches do."""
+    gateway, m = on_pods.gateway, "again"
+    nodes.add("cpu-a")
+    on_pods.publish(m, 1)
+    on_pods.deploy(m)
+    gateway.stop()
+    mark = cluster.audit.mark()
+    gateway.start()
+    until(lambda: on_pods.replicas(m, "ready"))
+    # What is asked of it now is one write: whatever else it did would be seen here, too.
+    gateway.cli("scale", "model", m, "--replicas", "2")
+    until(lambda: len(on_pods.replicas(m, "ready")) == 2)
+    writes = [c for c in cluster.audit.since(mark, user=on_pods.user) if c.is_write]
+    assert counted(writes) == {("patch", "deployments"): 1}
+    gateway.cli("delete", "model", m)
+    until(lambda: not on_pods.left())
+    nodes.remove("cpu-a")
 
 
 def _phase(on_pods: OnPods, model: str) -> str:

@@ -29,7 +29,7 @@ from gateway.schedulers.kubernetes.api import (
 )
 from gateway.schedulers.kubernetes.api import PODS as POD_RESOURCE
 from gateway.schedulers.kubernetes.manifests import Manifests, applied, manifests
-from gateway.schedulers.kubernetes.objects import Live, covers
+from gateway.schedulers.kubernetes.objects import Live, is_as_made
 from gateway.schedulers.kubernetes.pods import Pod
 from gateway.schedulers.kubernetes.settings import KubernetesSettings
 from gateway.telemetry import log
@@ -243,12 +243,13 @@ class Applier:
         if self._is_unheard(key, digest, live is not None and live.applied == digest):
             return
         if live is not None and live.applied == digest:
-            if shown is None or self._incomparable.get(key) == digest or covers(shown, manifest):
+            is_comparable = self._incomparable.get(key) != digest
+            if shown is None or not is_comparable or is_as_made(shown, manifest):
                 return
             log.event("kubernetes.put_back", resource=resource.name, name=name)
         answer = await self._api.apply(resource, manifest, is_ours=live is not None)
         self._note(key, digest)
-        if not covers(answer, manifest):
+        if not is_as_made(answer, manifest):
             # The server writes something of it in another way; comparing would never end.
             self._incomparable[key] = digest
 

@@ -50,6 +50,15 @@ def live_of(shown: Mapping[str, Any]) -> Live:
     )
 
 
+_WHAT_IT_IS = ("apiVersion", "kind")
+
+
+def is_as_made(live: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:
+    """Whether an object of the manifest's kind has all that it says. The API server leaves what an
+    object is out of the items of a list: whoever has just started knows them like that."""
+    return covers(live, {k: v for k, v in manifest.items() if k not in _WHAT_IT_IS})
+
+
 def covers(live: Any, manifest: Any) -> bool:
     """Whether `live` has all that `manifest` says; what it has besides is others'."""
     if not live and not manifest:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.schedulers.kubernetes.objects import covers, live_of
+from gateway.schedulers.kubernetes.objects import covers, is_as_made, live_of
 
 MANIFEST = {
     "spec": {
@@ -72,6 +72,12 @@ def test_what_others_add_changes_nothing(live):
 @pytest.mark.parametrize("live", [r[1] for r in DIFFERENT], ids=[r[0] for r in DIFFERENT])
 def test_what_others_change_of_ours_is_seen(live):
     assert not covers(live, MANIFEST)
+
+
+def test_an_item_of_a_list_does_not_say_what_it_is():
+    made = {"apiVersion": "apps/v1", "kind": "Deployment", **MANIFEST}
+    assert is_as_made(MANIFEST, made)
+    assert not is_as_made({**made, "spec": {}}, made)
 
 
 leaves = st.one_of(st.integers(), st.booleans(), st.text(max_size=5), st.none())
