@@ -90,7 +90,7 @@ async def _delete(control: ControlClient, name: str, wait_s: float | None) -> di
             while True:
                 # A look each half second, not the event stream: the end of a model is that it is
                 # not there, and an event of another model of the same name would mean nothing.
-                await control.model(name)
+                await _seen(control, name)
                 await asyncio.sleep(0.5)
     except NotFound:
         return told
@@ -100,3 +100,32 @@ async def _delete(control: ControlClient, name: str, wait_s: float | None) -> di
             f"gateway describe model {name}",
             reason="call",
         ) from error
+
+
+async def _seen(control: ControlClient, name: str) -> None:
+    """One look, which may take some: a gateway that is replaced, or whose database is away for a
+    moment, ends no wait.
+
+    Raises:
+        NotFound: the model is gone. Unavailable: there was no answer for PATIENCE_S.
+    """
+    import asyncio
+
+    from gateway.cli.waiting import LOOK_S, PATIENCE_S
+    from gateway.domain.errors import Unavailable, UpstreamFailed
+
+    loop = asyncio.get_running_loop()
+    since = loop.time()
+    while True:
+        try:
+            await control.model(name)
+        except (Unavailable, UpstreamFailed) as error:
+            if loop.time() - since > PATIENCE_S:
+                raise Unavailable(
+                    f"{error.message} The deletion was accepted and goes on when the gateway is "
+                    "back.",
+                    reason=error.reason,
+                ) from error
+        else:
+            return
+        await asyncio.sleep(LOOK_S)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from aiohttp import web
 
 from tests.parts.fake_control_api import event, model, replica, version
 
@@ -232,6 +233,18 @@ def test_scale_and_delete(gateway, api) -> None:
         0, "resnet is deleted. Its files in file:///models/resnet are untouched.\n"
     )  # fmt: skip
     assert api.models == {}
+
+
+def test_delete_waits_on_where_the_gateway_cannot_answer_for_a_moment(gateway, api) -> None:
+    told = {"error": {"reason": "store_unreachable", "message": "The database does not answer"}}
+
+    def away_at_first(_: object, look: int) -> None:
+        if look == 1:
+            raise web.HTTPServiceUnavailable(text=json.dumps(told))
+
+    api.models, api.on_look = {"resnet": model()}, away_at_first
+    assert gateway("delete", "model", "resnet").code == 0
+    assert [method for method, *_ in api.asked] == ["DELETE", "GET", "GET"]
 
 
 @pytest.mark.slow
