@@ -39,6 +39,7 @@ from gateway.domain.models import ModelRecord, VersionState, VersionStatus
 from gateway.lifecycle import Lifecycle, LifecycleSettings, Member
 from gateway.ports import Reloader, Scheduler
 from gateway.schedulers import LocalScheduler, LocalSettings, StateLock
+from gateway.schedulers.identity import told_to_others
 from gateway.sharing import inherited_environment, joined
 from gateway.sources import ObjectSource, SourceSettings
 from gateway.store import SqlStore, open_store
@@ -187,7 +188,7 @@ async def _listen(
         addresses["control"] = bound
         spare_what_is_there()
         if isinstance(observed, Member):
-            observed.reached_at(bound)
+            observed.reached_at(told_to_others(bound))
         reconciling = tasks.create_task(observed.run())
         with _announced(settings.state_dir, addresses):
             log.event(

@@ -434,7 +434,7 @@ class Leadership(Struct):
     role: Annotated[str, _doc("`leader` or `follower`.", "leader")]
     gateway: Annotated[str, _doc("Its id.", "host-1f2e3d4c")]
     leader: Annotated[str | None, _doc("Id of the one that leads; null where none does.")]
-    leader_control: Annotated[str | None, _doc("Its control API.", "127.0.0.1:8080")]
+    leader_control: Annotated[str | None, _doc("Its control API.", "host:8080")]
     since: Annotated[str | None, _doc("When it began to lead.", "2026-11-23T12:00:00.000Z")]
     others: Annotated[int, _doc("Other gateways that were heard of lately.")]
 

@@ -30,6 +30,13 @@ def gateway_id(state: Path) -> str:
     return made
 
 
+def told_to_others(address: str) -> str:
+    """`host:port` of a listener as the other gateways may know it. One on every address is told by
+    the name of its machine, which on Kubernetes is the pod's: 0.0.0.0 would be whoever reads it."""
+    host, _, port = address.rpartition(":")
+    return f"{socket.gethostname()}:{port}" if host in ("0.0.0.0", "[::]") else address
+
+
 def machine_id() -> str:
     """The same for all programs that reach each other by 127.0.0.1: one boot of one machine, and
     one network namespace of it."""
