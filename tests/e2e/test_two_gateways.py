@@ -140,7 +140,7 @@ def test_the_other_answers_on_and_leads_when_the_leader_is_killed(
             took_s = time.perf_counter() - killed_at
             # Replicas of its own take the places of those whose gateway is gone.
             _until(lambda: _ready_pids(follower).isdisjoint(r["pid"] for r in replicas))
-            assert len(_until(lambda: _ready_pids(follower))) == 2
+            _until(lambda: len(_ready_pids(follower)) == 2)
             count = len(callers.answers)
             _until(lambda: len(callers.answers) > count + 50)
         print(f"led after {took_s:.2f} s; {len(callers.answers)} answers")
