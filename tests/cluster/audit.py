@@ -27,6 +27,9 @@ POLICY = {
     ],
 }  # fmt: skip
 
+POD_NAME = "authentication.kubernetes.io/pod-name"
+"""What a token that a kubelet has fetched for a pod says of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -40,6 +43,8 @@ class Call:
     name: str
     user: str
     user_agent: str
+    pod: str
+    """The pod whose token it came with; empty for tokens of no pod."""
     status: int
     """HTTP's; of a watch, as it began."""
     body: Any
@@ -92,6 +97,7 @@ def _call(line: bytes) -> Call | None:
         name=what.get("name", ""),
         user=event["user"]["username"],
         user_agent=event.get("userAgent", ""),
+        pod=next(iter(event["user"].get("extra", {}).get(POD_NAME, ())), ""),
         status=event.get("responseStatus", {}).get("code", 0),
         body=event.get("requestObject"),
         uri=event["requestURI"],

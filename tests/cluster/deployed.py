@@ -8,10 +8,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 from tests.cluster.api import ApiError
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.waiting import until
-from tests.parts.manifests import DEPLOY
+from tests.parts.manifests import folder_of, known, objects
 from tests.parts.need import need
 
 NAMESPACES = ("gateway", "models")
@@ -27,10 +29,13 @@ def kubectl(cluster: ControlPlane, *args: str, input: str | None = None) -> str:
     return done.stdout
 
 
-def apply(cluster: ControlPlane, overlay: str | Path) -> list[str]:
-    """What kubectl says of each object. `overlay`: one of ours, or a folder."""
-    folder = DEPLOY / "overlays" / overlay  # a path that is absolute stays what it is
-    return kubectl(cluster, "apply", "-k", str(folder)).splitlines()
+def apply(cluster: ControlPlane, overlay: str | Path, *flags: str) -> list[str]:
+    """What kubectl says of each object. `overlay`: one of ours, or a folder; of one with the
+    component `monitoring`, all but what needs the Prometheus operator."""
+    if known(overlay) == objects(overlay):
+        return kubectl(cluster, "apply", *flags, "-k", str(folder_of(overlay))).splitlines()
+    text = yaml.safe_dump_all(known(overlay))
+    return kubectl(cluster, "apply", *flags, "-f", "-", input=text).splitlines()
 
 
 @contextlib.contextmanager
@@ -42,6 +47,9 @@ def deployed(cluster: ControlPlane, overlay: str | Path) -> Iterator[None]:
     finally:
         for name in NAMESPACES:
             cluster.api.delete("namespaces", None, name)
+            # Its controller looks after 5 s, and if there are pods then, after half their grace.
+            for pod in cluster.api.list("pods", name):
+                cluster.api.delete("pods", name, pod["metadata"]["name"], grace_s=0)
         until(lambda: not any(_is_there(cluster, name) for name in NAMESPACES), 120)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from loadtests.models import write_adder
 from loadtests.swap import adder_shot
-from loadtests.traffic import Summary, Traffic, summarize
+from loadtests.traffic import Sample, Summary, Traffic, summarize
 from tests.cluster.api import Json
 from tests.cluster.control_plane import ControlPlane
 from tests.parts.gateway_process import GatewayProcess
@@ -158,6 +158,7 @@ class Load:
     def __init__(self, gateway: GatewayProcess, model: str, rate_per_s: float = 20.0) -> None:
         self._gateway, self._model, self._rate_per_s = gateway, model, rate_per_s
         self._up = threading.Event()
+        self._is_stopped = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load")
 
     def __enter__(self) -> Load:
@@ -166,8 +167,14 @@ class Load:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._loop.call_soon_threadsafe(self._traffic.stop.set)
+        self.stop()
         self._thread.join()
+
+    def stop(self) -> None:
+        """Ask no more; the end of the block waits for the last answers."""
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._loop.call_soon_threadsafe(self._traffic.stop.set)
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -186,6 +193,16 @@ class Load:
     def summary(self) -> Summary:
         """Of what was answered so far."""
         return summarize(self._traffic.samples)
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that were sent and are not answered yet."""
+        return self._traffic.outstanding
+
+    @property
+    def samples(self) -> list[Sample]:
+        """What came of each request so far; times are time.monotonic()'s."""
+        return list(self._traffic.samples)
 
     @property
     def versions(self) -> set[int | None]:

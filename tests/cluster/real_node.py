@@ -82,14 +82,16 @@ class RealNode:
         self.cluster.api.patch("nodes", None, NAME, labels)
         until(lambda: resources.items() <= self._node()["status"]["allocatable"].items())
 
-    def open_gate(self, port: int) -> str:
+    def open_gate(self, port: int, seen_as: int | None = None) -> str:
         """Let pods reach a server of this machine that listens on 127.0.0.1:`port`.
 
-        Returns the address at which pods find it; other loopback ports stay closed to them.
+        Returns the address at which pods find it, with the port `seen_as` where that is given;
+        other loopback ports stay closed to them.
         """
-        self._gate(f"{self.address}:{port}", f"127.0.0.1:{port}")
-        until(lambda: answers(self.address, port))
-        return f"{self.address}:{port}"
+        there = f"{self.address}:{seen_as or port}"
+        self._gate(there, f"127.0.0.1:{port}")
+        until(lambda: answers(self.address, seen_as or port))
+        return there
 
     def pids(self, pod: Json) -> list[int]:
         """The processes of a pod's containers, as this machine numbers them; sandbox included."""

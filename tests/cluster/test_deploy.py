@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
 from tests.cluster.api import Api, Json
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.deployed import apply, deployed, kubectl
+from tests.cluster.deployed import apply, deployed
 from tests.cluster.waiting import until
-from tests.parts.manifests import objects
+from tests.parts.manifests import known, objects
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-MONITORING = ("PodMonitor", "PrometheusRule")
-"""Kinds of the Prometheus operator, which is not here."""
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +44,6 @@ def test_the_pod_of_the_gateway_is_let_in_where_pods_are_restricted(
 
 def test_production_is_taken_by_the_api_server_too(cluster: ControlPlane, applied: None) -> None:
     """Of what differs: the server checks every field and would name one that it does not know."""
-    known = [o for o in objects("production") if o["kind"] not in MONITORING]
-    assert len(known) < len(objects("production"))
-    text = yaml.safe_dump_all(known)
-    flags = ("--dry-run=server", "--validate=strict")
-    said = kubectl(cluster, "apply", *flags, "-f", "-", input=text)
-    assert len(said.splitlines()) == len(known)
+    assert len(known("production")) < len(objects("production"))
+    said = apply(cluster, "production", "--dry-run=server", "--validate=strict")
+    assert len(said) == len(known("production"))

@@ -4,8 +4,6 @@ audit log tells which of them did what, their own logs which of them led."""
 from __future__ import annotations
 
 import contextlib
-import json
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,8 +65,7 @@ def two_on_pods(
 
 def role(of: OnPods) -> dict[str, Any]:
     """What it says of who leads."""
-    with urllib.request.urlopen(f"{of.gateway.url}/api/v1/health", timeout=60) as answer:
-        return dict(json.loads(answer.read())["leadership"])
+    return of.gateway.role()
 
 
 def leads(of: OnPods) -> bool:

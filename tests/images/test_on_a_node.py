@@ -16,10 +16,9 @@ import yaml
 from tests.cluster.api import Json
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.deployed import deployed
-from tests.cluster.made_pods import is_ready
+from tests.cluster.on_a_node import STARTED_S, gateway_in, load_images, names, ready_pods
 from tests.cluster.real_node import RealNode
 from tests.cluster.waiting import until
-from tests.parts.containers import built, podman
 from tests.parts.gateway_process import GatewayProcess
 from tests.parts.manifests import DEPLOY
 from tests.parts.need import need
@@ -28,8 +27,6 @@ need(importlib.util.find_spec("onnx") is not None, "pip install -e '.[onnx,dev]'
 from loadtests.models import write_adder  # noqa: E402 - needs the part checked above
 
 pytestmark = [pytest.mark.images, pytest.mark.long, pytest.mark.timeout(1500)]
-
-STARTED_S = 300.0
 
 SETTINGS = """
 scheduler = "kubernetes"
@@ -100,35 +97,17 @@ def overlay(folder: Path) -> Path:
 @pytest.fixture
 def installed(cluster: ControlPlane, real_node: RealNode, tmp_path: Path) -> Iterator[Path]:
     """The overlay, and the images on the node; gives the folder of the models."""
-    for target in ("gateway", "server-onnx"):
-        name = f"localhost/{target}:0.1.0"
-        podman("tag", built(target), name)
-        tar = tmp_path / f"{target}.tar"
-        podman("save", "--output", str(tar), name)
-        real_node.import_image(tar)
-        tar.unlink()
+    load_images(real_node, tmp_path, "gateway", "server-onnx")
     with deployed(cluster, overlay(tmp_path)):
         yield tmp_path / "models"
     for name in ("gateway-gateway-state", "gateway-models", "models-models"):
         cluster.api.call("DELETE", f"/api/v1/persistentvolumes/{name}")
 
 
-def pods(cluster: ControlPlane, namespace: str) -> list[Json]:
-    """Those that are Ready and stay."""
-    found = cluster.api.list("pods", namespace)
-    return [p for p in found if is_ready(p) and "deletionTimestamp" not in p["metadata"]]
-
-
-def names(found: list[Json]) -> set[str]:
-    return {p["metadata"]["name"] for p in found}
-
-
 def gateway_at(cluster: ControlPlane, folder: Path) -> GatewayProcess:
     """The CLI of this machine, and the one gateway pod once it is Ready."""
-    (pod,) = until(lambda: pods(cluster, "gateway"), STARTED_S)
-    client = GatewayProcess(folder)
-    client.addresses = {"control": f"{pod['status']['podIP']}:8080"}
-    return client
+    (pod,) = until(lambda: ready_pods(cluster, "gateway"), STARTED_S)
+    return gateway_in(pod, folder)
 
 
 def test_a_model_is_deployed_and_outlives_the_gateways_pod(
@@ -143,20 +122,20 @@ def test_a_model_is_deployed_and_outlives_the_gateways_pod(
     for protocol in ("tfs-rest", "tfs-grpc", "v2-rest", "v2-grpc"):
         answer = gateway.cli("predict", "digits", "--data", "[[41.0]]", "--protocol", protocol)
         assert "42" in answer.stdout
-    models = until(lambda: pods(cluster, "models"))
+    models = until(lambda: ready_pods(cluster, "models"))
     assert len(models) == 2
     for pod in models:
         assert pod["spec"]["securityContext"]["runAsNonRoot"]
         assert pod["spec"]["containers"][0]["securityContext"]["readOnlyRootFilesystem"]
 
-    (before,) = names(pods(cluster, "gateway"))
+    (before,) = names(ready_pods(cluster, "gateway"))
     cluster.api.delete("pods", "gateway", before)
-    until(lambda: names(pods(cluster, "gateway")) - {before}, STARTED_S)
+    until(lambda: names(ready_pods(cluster, "gateway")) - {before}, STARTED_S)
     gateway = gateway_at(cluster, tmp_path)
     until(
         lambda: "42" in gateway.cli("predict", "digits", "--data", "[[41.0]]", check=False).stdout
     )
-    assert names(pods(cluster, "models")) == names(models)
+    assert names(ready_pods(cluster, "models")) == names(models)
 
     gateway.cli("delete", "model", "digits")
     until(lambda: not cluster.api.list("pods", "models"))

@@ -113,6 +113,11 @@ class GatewayProcess:
         assert isinstance(items, list)
         return items
 
+    def role(self) -> dict[str, Any]:
+        """What it says of who leads, where several share a database."""
+        with urllib.request.urlopen(f"{self.url}/api/v1/health", timeout=60) as answer:
+            return dict(json.loads(answer.read())["leadership"])
+
     def kill(self) -> None:
         """SIGKILL, as a crash."""
         assert self.process is not None

@@ -15,6 +15,8 @@ from tests.parts.need import need
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 OVERLAYS = ("local", "production")
+MONITORING = ("PodMonitor", "PrometheusRule")
+"""Kinds of the Prometheus operator, which is on no cluster of the tests."""
 
 Object = dict[str, Any]
 
@@ -28,19 +30,28 @@ def kustomize() -> list[str]:
     return ["kustomize", "build"]
 
 
+def folder_of(overlay: str | Path) -> Path:
+    """`overlay`: the name of one of ours, or a folder."""
+    return DEPLOY / "overlays" / overlay  # a path that is absolute stays what it is
+
+
 @cache
-def text_of(overlay: str) -> str:
+def text_of(overlay: str | Path) -> str:
     """All objects of an overlay, as YAML."""
-    done = subprocess.run(
-        [*kustomize(), DEPLOY / "overlays" / overlay], capture_output=True, text=True, check=False
-    )
+    command = [*kustomize(), folder_of(overlay)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def objects(overlay: str) -> list[Object]:
+def objects(overlay: str | Path) -> list[Object]:
     """The same, read; they are the caller's own."""
     return [o for o in yaml.safe_load_all(text_of(overlay)) if o]
+
+
+def known(overlay: str | Path) -> list[Object]:
+    """Those that an API server without the Prometheus operator takes."""
+    return [o for o in objects(overlay) if o["kind"] not in MONITORING]
 
 
 def one(overlay: str, kind: str, name: str, namespace: str = "gateway") -> Object:
