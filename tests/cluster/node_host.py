@@ -41,6 +41,10 @@ SETTINGS = {
 It is shown files that say so already."""
 
 
+BRIDGE = "0a:58:0a:f4:00:01"
+"""Of the pods' bridge. It may be the same on all nodes, which share no link."""
+
+
 def plugins() -> Path | None:
     """The folder of the CNI plugins."""
     return next((p for p in PLUGINS if (p / "bridge").exists()), None)
@@ -133,7 +137,10 @@ class Namespaces:
             "ip link set lo up;"
             f"ip addr add {node}.2/30 dev node; ip link set node up;"
             f"ip addr add {SERVICE_ADDRESS}/32 dev lo;"
-            f"ip link add pods type bridge; ip addr add {pods}.1/24 dev pods; ip link set pods up;"
+            # By itself a bridge takes the lowest address of its ports, another one when a pod comes
+            # or goes: all others then send to the old one for up to 40 s.
+            f"ip link add pods address {BRIDGE} type bridge;"
+            f"ip addr add {pods}.1/24 dev pods; ip link set pods up;"
             "echo 1 > /proc/sys/net/ipv4/ip_forward"
         )
         _run("ip", "route", "add", f"{pods}.0/24", "via", f"{node}.2", "dev", slot.link)
