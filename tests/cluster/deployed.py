@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
 
+from tests.cluster import programs
 from tests.cluster.api import ApiError
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.waiting import until
 from tests.parts.manifests import folder_of, known, objects
-from tests.parts.need import need
 
 NAMESPACES = ("gateway", "models")
 
 
 def kubectl(cluster: ControlPlane, *args: str, input: str | None = None) -> str:
     """As somebody who may do everything. Warnings are failures: of pods that are not restricted."""
-    need(shutil.which("kubectl") is not None, "kubectl (https://kubernetes.io/docs/tasks/tools)")
-    command = ["kubectl", f"--kubeconfig={cluster.kubeconfig('tests')}", *args]
+    command = [programs.kubectl(), f"--kubeconfig={cluster.kubeconfig('tests')}", *args]
     done = subprocess.run(command, input=input, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr, done.stderr

@@ -23,6 +23,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loadtests.models import write_adder
+from tests.cluster import programs
 from tests.cluster.api import Json
 from tests.cluster.audit import Call
 from tests.cluster.control_plane import ControlPlane
@@ -117,7 +118,7 @@ class Production:
         """The CLI at the Service of the control API, through kubectl port-forward."""
         kubeconfig = self.cluster.kubeconfig("tests")
         forward = subprocess.Popen(
-            ["kubectl", f"--kubeconfig={kubeconfig}", "-n", "gateway", "port-forward",
+            [programs.kubectl(), f"--kubeconfig={kubeconfig}", "-n", "gateway", "port-forward",
              "service/gateway-control", ":8080"],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip

@@ -23,6 +23,14 @@ def program(name: str) -> Path | None:
     return next((p for p in found if os.access(p, os.X_OK)), None)
 
 
+def kubectl() -> str:
+    """The one of the cluster's release, or whichever is installed. Skips the test where there is
+    none (fails in CI)."""
+    found = program("kubectl") or shutil.which("kubectl")
+    need(found is not None, f"{GET}, for kubectl")
+    return str(found)
+
+
 def need_programs(*names: str) -> None:
     """Skip the test, with the command that gets them, unless all are there (fail in CI)."""
     need(sys.platform == "linux", "Linux: clusters have loopback addresses of their own")

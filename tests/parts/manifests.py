@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tests.parts.need import need
+from tests.cluster.programs import kubectl
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -21,15 +20,6 @@ MONITORING = ("PodMonitor", "PrometheusRule")
 Object = dict[str, Any]
 
 
-def kustomize() -> list[str]:
-    """The command that builds a folder: kubectl's, or kustomize's own."""
-    if shutil.which("kubectl"):
-        return ["kubectl", "kustomize"]
-    install = "kubectl, or: go install sigs.k8s.io/kustomize/kustomize/v5@v5.7.1"
-    need(shutil.which("kustomize") is not None, install)
-    return ["kustomize", "build"]
-
-
 def folder_of(overlay: str | Path) -> Path:
     """`overlay`: the name of one of ours, or a folder."""
     return DEPLOY / "overlays" / overlay  # a path that is absolute stays what it is
@@ -38,7 +28,7 @@ def folder_of(overlay: str | Path) -> Path:
 @cache
 def text_of(overlay: str | Path) -> str:
     """All objects of an overlay, as YAML."""
-    command = [*kustomize(), folder_of(overlay)]
+    command = [kubectl(), "kustomize", folder_of(overlay)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
