@@ -54,7 +54,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 _CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 _BEYOND_JSON = re.compile(rb"[\[,:]\s*(NaN|-?Infinity)")
-_ORDINARY, _LONG = 25, 1000
+_ORDINARY, _LONG = 25, 500
 """Requests of each operation."""
 
 
