@@ -35,6 +35,8 @@ class Methods:
     connections: list[H2ServerConnection] = field(default_factory=list)
     running: int = 0
     most: int = 0
+    written: int = 0
+    """Answers that `many` has got rid of."""
 
     async def echo(self, message, call):
         self.metadata.append(call.metadata)
@@ -61,9 +63,12 @@ class Methods:
         raise RuntimeError("secret")
 
     async def many(self, requests, call):
+        """So many answers as asked for, of so many bytes (each at least its number)."""
         async for message in requests:
-            for n in range(int(message)):
-                await call.write(b"%d" % n)
+            count, size = (int(part) for part in (message + b" 0").split()[:2])
+            for n in range(count):
+                await call.write((b"%d" % n).ljust(size))
+                self.written = n + 1
 
     async def total(self, requests, call):
         await call.write(b"%d" % sum([int(message) async for message in requests]))
