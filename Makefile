@@ -75,7 +75,7 @@ serve: venv      ## run a gateway on this machine
 	@$(BIN)/gateway serve
 
 test: models $(H2SPEC) ## every test but the long ones (under 10 minutes)
-	@$(BIN)/python -m pytest -m "not long" -n 2 --dist loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not long" -n 3 --dist loadfile $(PYTEST_ARGS)
 
 test-long: models ## the long ones: 20 swaps under load with kills, 100,000 mutated requests
 	@$(BIN)/python -m pytest -m long $(PYTEST_ARGS)

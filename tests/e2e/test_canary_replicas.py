@@ -192,7 +192,7 @@ def test_canary_replicas_that_crash_hold_the_rollout_and_say_why(tmp_path: Path)
         shown = gateway.cli("rollout", "status", "m").stdout
         assert "on 1 replica of its own" in shown
         assert "canary replica m-" in shown
-        assert "no seat is left" in gateway.cli("get", "replicas", "m").stdout
+        assert "no seat is left" in gateway.cli("get", "replicas", "m", "-o", "json").stdout
         assert json.loads(
             gateway.cli("predict", "m", "--data", '{"instances": [[0.0]]}').stdout
         ) == {"predictions": [[1.0]]}
