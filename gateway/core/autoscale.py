@@ -109,7 +109,7 @@ class Memory:
     at: float
     """When `demand` was read."""
     used_at: float
-    """When somebody was last seen asking."""
+    """When somebody was last seen asking; at first, when looking began."""
     demand: Demand | None = None
     """None before the first look: what was asked before is not known."""
     spans: tuple[Span, ...] = ()

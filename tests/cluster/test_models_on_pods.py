@@ -47,7 +47,7 @@ def on_pods(
 
 
 def test_three_replicas_on_two_gpu_nodes(on_pods: OnPods, nodes: MadeNodes, kube: Api) -> None:
-    """Shown-by 1 of issue 6, from the deploy to the delete."""
+    """From the deploy, with a GPU too few at first, to the delete."""
     gateway, m = on_pods.gateway, "resnet"
     nodes.add("gpu-a", gpus=1)
     nodes.add("gpu-b", gpus=1)
@@ -86,9 +86,21 @@ def test_three_replicas_on_two_gpu_nodes(on_pods: OnPods, nodes: MadeNodes, kube
     assert len({e["message"] for e in told}) == len(told) <= 3
     assert "2 Insufficient nvidia.com/gpu" in described.partition("Events")[2]
 
-    with Load(gateway, m) as load:
+    _changed_under_load(on_pods, kube, m)
+
+    # Deleted: nothing of ours is left.
+    gateway.cli("delete", "model", m)
+    until(lambda: not on_pods.left())
+    until(lambda: gateway.cli("describe", "model", m, check=False).returncode == 1)
+    for node in ("gpu-a", "gpu-b", "gpu-c"):
+        nodes.remove(node)
+
+
+def _changed_under_load(on_pods: OnPods, kube: Api, m: str) -> None:
+    """Scaled, swapped and rolled out, and no request notices."""
+    with Load(on_pods.gateway, m) as load:
         # Scaled down and up again.
-        gateway.cli("scale", "model", m, "--replicas", "1")
+        on_pods.gateway.cli("scale", "model", m, "--replicas", "1")
         until(lambda: len(kube.list("pods", on_pods.namespace)) == 1)
         on_pods.deploy(m, "--replicas", "3")
         # Hot swap, in the same pods.
@@ -104,13 +116,6 @@ def test_three_replicas_on_two_gpu_nodes(on_pods: OnPods, nodes: MadeNodes, kube
     assert (load.summary.failed, load.summary.errors) == (0, ())
     assert load.versions == {1, 2, 3}
     print(load.summary)
-
-    # Deleted: nothing of ours is left.
-    gateway.cli("delete", "model", m)
-    until(lambda: not on_pods.left())
-    until(lambda: gateway.cli("describe", "model", m, check=False).returncode == 1)
-    for node in ("gpu-a", "gpu-b", "gpu-c"):
-        nodes.remove(node)
 
 
 def test_a_gateway_that_is_started_again_has_nothing_to_put_back(
