@@ -9,7 +9,7 @@ from gateway.wire.h2_frames import END_STREAM, ENHANCE_YOUR_CALM, H2Error
 
 class Bucket:
     """`burst` at once and `per_s` beyond. Time comes in by `refill` at coarse steps, so that taking
-    costs a subtraction."""
+    (and giving back) costs a subtraction (an addition) of `left`."""
 
     __slots__ = ("_burst", "_per_s", "_refilled_at", "left")
 

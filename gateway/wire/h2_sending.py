@@ -37,20 +37,21 @@ far beyond its bound the transport's buffer may be filled."""
 _PIECE_OVERHEAD_BYTES = 128
 """What a waiting piece counts beside its bytes: many small ones are memory too."""
 
-_UPDATES = 2
+UPDATES = 2
 _UPDATE_SHIFT = 12
 _MAX_UPDATES = 20_000
-"""How many WINDOW_UPDATE frames a DATA frame accounts for: two, and one for each 4 KiB of it (some
-peers give back what they read by the piece). And how many a peer may save up."""
+"""How many WINDOW_UPDATE frames a request or a DATA frame accounts for: two, and one for each 4 KiB
+of DATA (some peers give back what they read by the piece; gRPC's core widens each call's window
+when it begins to read, even where no DATA comes). And how many a peer may save up."""
 
 
 class Sender:
     """The outgoing half of a connection."""
 
     __slots__ = (
-        "_high_bytes", "_low_bytes", "_table_bytes", "_updates_due", "_wake", "body_bytes",
-        "initial_window", "is_awake", "is_paused", "max_frame", "out", "owes_resize", "queued",
-        "ready", "window",
+        "_high_bytes", "_low_bytes", "_table_bytes", "_wake", "body_bytes", "initial_window",
+        "is_awake", "is_paused", "max_frame", "out", "owes_resize", "queued", "ready",
+        "updates_due", "window",
     )  # fmt: skip
 
     def __init__(self, high_bytes: int, wake: Callable[[], None]) -> None:
@@ -74,8 +75,8 @@ class Sender:
         self._table_bytes = TABLE_BYTES
         self.owes_resize = False
         """The peer wants a smaller HPACK table than the protocol's: say that ours is empty."""
-        self._updates_due = 0
-        """WINDOW_UPDATE frames that our DATA frames account for."""
+        self.updates_due = 0
+        """WINDOW_UPDATE frames that what we sent or took accounts for."""
 
     def control(self, frame: bytes) -> None:
         """Send a frame as it is."""
@@ -128,7 +129,7 @@ class Sender:
         if size:
             self.window -= size
             self.body_bytes += size
-            self._updates_due += _UPDATES + (size >> _UPDATE_SHIFT)
+            self.updates_due += UPDATES + (size >> _UPDATE_SHIFT)
             add(pack_head(size >> 8, size & 0xFF, DATA, ends, stream_id))
             add(body)
         if tail is not None:
@@ -215,7 +216,7 @@ class Sender:
         self.window -= size
         stream.send_window -= size
         self.body_bytes += size
-        self._updates_due += _UPDATES + (size >> _UPDATE_SHIFT)
+        self.updates_due += UPDATES + (size >> _UPDATE_SHIFT)
 
     # ---- turn by turn --------------------
 
@@ -283,10 +284,10 @@ class Sender:
     # ---- windows --------------------
 
     def takes_update(self) -> bool:
-        """Whether a WINDOW_UPDATE is one that our DATA frames account for."""
-        if self._updates_due <= 0:
+        """Whether a WINDOW_UPDATE is accounted for."""
+        if self.updates_due <= 0:
             return False
-        self._updates_due = min(_MAX_UPDATES, self._updates_due) - 1
+        self.updates_due = min(_MAX_UPDATES, self.updates_due) - 1
         return True
 
     def widen(self, more_bytes: int) -> None:

@@ -14,6 +14,7 @@ from gateway.wire.h2_core import Core
 from gateway.wire.h2_frames import H2Error
 from gateway.wire.h2_heads import HeadTooLarge, Malformed, check_size, request_head, trailers
 from gateway.wire.h2_keepalive import Keepalive
+from gateway.wire.h2_sending import UPDATES
 from gateway.wire.h2_server_stream import ServerStream
 from gateway.wire.h2_streams import Stream
 from gateway.wire.hpack import keep
@@ -120,6 +121,7 @@ class ServerSide:
         stream = ServerStream(self, stream_id, head)
         core.streams[stream_id] = stream
         core.fresh.append(stream)
+        core.sender.updates_due += UPDATES
         core.sender.wake()
         if ends:
             core.remote_done(stream)

@@ -85,6 +85,7 @@ class ServerStream(Stream):
         if self.is_over:
             return
         if self.is_remote_done:
+            self.core.resets.left += 1.0
             self.core.forget(self)
         else:
             self.core.reset(self, h2.NO_ERROR)

@@ -73,12 +73,15 @@ class ServerWireSettings:
     reset_burst: int = 1000
     reset_per_s: float = 33.0
     """RST_STREAM frames of a caller: so many at once and so many a second beyond (rapid reset,
-    CVE-2023-44487). nghttp2's numbers."""
+    CVE-2023-44487). nghttp2's numbers. Each request that was answered to its end allows one more: a
+    busy caller whose deadlines pass now and then is no attacker, and its connection carries others'
+    requests."""
 
     control_burst: int = 10_000
     control_per_s: float = 1000.0
     """Frames that cost work and carry nothing: PING, SETTINGS, PRIORITY, empty DATA and
-    CONTINUATION, WINDOW_UPDATE beyond what our answers ask for (CVE-2019-9512 to 9518)."""
+    CONTINUATION, WINDOW_UPDATE beyond what requests and answers account for (CVE-2019-9512 to
+    9518)."""
 
     write_high_bytes: int = 1 << 20
     """Bytes that wait in one connection before `is_congested`: one window."""

@@ -85,6 +85,32 @@ def test_window_updates_for_what_we_sent_are_free():
     assert not server.side.is_finished
 
 
+def test_window_updates_of_requests_answered_without_data_are_free():
+    # gRPC's core widens every call's window before it knows that trailers are all that comes.
+    settings = ServerWireSettings(control_burst=10)
+    server = Server(RecordingFront(answer=lambda r: r.exchange.respond(404, (), b"")), settings)
+    for stream_id in range(1, 101, 2):
+        server.receive(headers(stream_id, *REQUEST, ends=True))
+        server.receive(h2.window_update(stream_id, 5), h2.window_update(0, 1))
+    assert not server.side.is_finished
+
+
+def test_a_request_does_not_account_for_any_number_of_window_updates():
+    server = Server(RecordingFront(), ServerWireSettings(control_burst=10))
+    server.receive(headers(1, *REQUEST, ends=True), _many(h2.window_update(1, 1)))
+    assert server.watch.causes == ["control_flood"]
+
+
+def test_a_caller_who_takes_half_of_its_answers_may_reset_the_others():
+    settings = ServerWireSettings(reset_burst=10)
+    server = Server(settings=settings)
+    for stream_id in range(1, 201, 4):
+        server.receive(headers(stream_id, *REQUEST, ends=True))
+        server.front.seen[-1].exchange.respond(200, (), b"x")
+        server.receive(headers(stream_id + 2, *REQUEST, ends=True), h2.rst_stream(stream_id + 2, 8))
+    assert not server.side.is_finished
+
+
 def test_a_large_answer_accounts_for_many_window_updates_and_not_for_ever():
     body = b"x" * 65_536
     settings = ServerWireSettings(control_burst=10)
