@@ -168,7 +168,11 @@ class Ejections:
         for gone in [r for r in self._records if r not in group_of]:
             del self._records[gone]
         for replica_id, group in group_of.items():
-            self._records.setdefault(replica_id, Record(group)).group = group
+            known = self._records.get(replica_id)
+            if known is None:
+                self._records[replica_id] = Record(group)
+            else:
+                known.group = group
         self.marked.intersection_update(group_of)
         if self.next_look == float("inf"):
             self.next_look = now

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 from gateway.domain.names import Version
 from gateway.domain.replicas import ReplicaState
@@ -44,20 +43,19 @@ class Meters:
         if self._metrics is not None and begun_at is not None:
             self._metrics.version_load_seconds.labels(model=model).observe(now - begun_at)
 
-    def observe(self, models: Iterable[ModelLoop]) -> None:
-        """Set the gauges of replicas by state, and of rollouts."""
+    def observe(self, model: ModelLoop) -> None:
+        """Set the gauges of its replicas by state, and of its rollout."""
         if self._metrics is None:
             return
-        for model in models:
-            views = model.view.replicas if model.view is not None else ()
-            rollout = model.rollouts.rollout
-            if rollout is not None:
-                self._metrics.canary_weight_ratio.labels(model=model.name).set(rollout.weight)
-            self._metrics.replicas_wanted.labels(model=model.name).set(model.wanted)
-            states = Counter(view.state for view in views)
-            for state in ReplicaState:
-                gauge = self._metrics.replicas.labels(model=model.name, state=str(state))
-                gauge.set(states.get(state, 0))
+        views = model.view.replicas if model.view is not None else ()
+        rollout = model.rollouts.rollout
+        if rollout is not None:
+            self._metrics.canary_weight_ratio.labels(model=model.name).set(rollout.weight)
+        self._metrics.replicas_wanted.labels(model=model.name).set(model.wanted)
+        states = Counter(view.state for view in views)
+        for state in ReplicaState:
+            gauge = self._metrics.replicas.labels(model=model.name, state=str(state))
+            gauge.set(states.get(state, 0))
 
     def forget(self, model: str) -> None:
         """The model is gone."""

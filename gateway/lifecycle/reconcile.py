@@ -28,12 +28,13 @@ from gateway.domain.rollouts import Rollout
 from gateway.lifecycle.meters import Meters
 from gateway.lifecycle.model_loop import ModelLoop
 from gateway.lifecycle.replica_watch import ReplicaWatch
-from gateway.lifecycle.replicas_of import releasable, spoken_to
+from gateway.lifecycle.replicas_of import by_model, releasable, spoken_to
 from gateway.lifecycle.rollout_loop import RolloutLoop
 from gateway.lifecycle.scale_loop import ScaleLoop
 from gateway.lifecycle.settings import LifecycleSettings
 from gateway.lifecycle.source_watch import SourceWatch, utc_stamp
 from gateway.lifecycle.term import Term
+from gateway.lifecycle.turns import Turns
 from gateway.lifecycle.views import with_standings
 from gateway.ports import Clock, DataPlanes, ReplicaControl, Scheduler, Store, VersionSource
 from gateway.telemetry import Metrics, log
@@ -82,6 +83,7 @@ class Lifecycle:
         self._removing: set[str] = set()
         self._called: set[str] = set()
         self._left_at: dict[tuple[str, Version, str], float] = {}
+        self._told_busy: set[tuple[str, Version, str]] = set()
         self._table = RoutingTable()
         self._adopting = True
         self._waits_for = ""
@@ -159,7 +161,7 @@ class Lifecycle:
             tasks.create_task(self._follow_calls())
             while True:
                 self._wake.clear()
-                pause_s = self._settings.resync_s
+                began, pause_s = self._clock.now(), self._settings.resync_s
                 try:
                     await self._tick(tasks)
                     self._waits_for = ""
@@ -170,6 +172,8 @@ class Lifecycle:
                     self._on_error("models", error)
                     pause_s = self._settings.error_retry_s
                     await self._clock.sleep(min(0.05, pause_s))
+                # Never more than half of the time; and what comes together is one tick's.
+                await self._clock.sleep(min(self._clock.now() - began, pause_s))
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(pause_s):
                         await self._wake.wait()
@@ -206,39 +210,52 @@ class Lifecycle:
 
     async def _tick(self, tasks: asyncio.TaskGroup) -> None:
         records = {r.spec.name: r for r in await self._store.models()}
+        turns = Turns()
         replicas = self._scheduler.replicas()
         self._sync_models(records, replicas, tasks)
         self._rescale(replicas)
         desired = self._desired()
+        await turns.next()
         await self._scheduler.ensure(desired)
+        await turns.next()
         replicas = self._scheduler.replicas()
         self._sync_watches(replicas, tasks)
         if not self._may_decide():
             return
-        of_model = {name: [r for r in replicas if r.model == name] for name in self._models}
+        of_model = by_model(replicas, self._models)
         watches = {replica_id: watch for replica_id, (watch, _) in self._watches.items()}
         routes: dict[str, ModelRoute] = {}
         views: dict[str, ModelView] = {}
         for name, model in self._models.items():
+            await turns.next()
             route, views[name] = self._decide(model, of_model[name], watches)
             if not model.deleted:
                 routes[name] = route
         await self._make_live()
-        await self._keep_rollouts()
+        for model in self._models.values():
+            await self._keep_rollout(model)
+        await turns.next()
         self._publish(routes)
         busy = self._busy()
+        moved = {name for name, _, _ in busy ^ self._told_busy}
         for name, model in self._models.items():
-            self._tell(model, of_model[name], busy)
+            if not model.is_as_before or name in moved:
+                await turns.next()
+                self._tell(model, of_model[name], busy)
+        self._told_busy = busy
         self._release(replicas, busy, tasks)
         for name, model in list(self._models.items()):
+            await turns.next()
             await self._tell_news(model, views[name])
+            if not model.is_as_before:
+                self._meters.observe(model)
+            model.acted()
             if model.deleted and not of_model[name]:
                 await self._bury(model)
         await self._bury_left_over(records)
         if all(watch.asked for watch in watches.values()):
             self._looked.set()
         self._adopting = False
-        self._meters.observe(self._models.values())
         if self._desired() != desired:  # a rollout has begun or ended
             self._wake.set()
 
@@ -372,13 +389,9 @@ class Lifecycle:
                 await self._store.set_live(model.name, model.decision.live)
             model.live = model.decision.live
 
-    async def _keep_rollouts(self) -> None:
-        """Remember rollouts before anybody is answered by them: after a crash the canary has the
-        weight that it had, and nobody is sent back."""
-        for model in self._models.values():
-            await self._keep_rollout(model)
-
     async def _keep_rollout(self, model: ModelLoop) -> None:
+        """Remember a rollout before anybody is answered by it: after a crash the canary has the
+        weight that it had, and nobody is sent back."""
         loop = model.rollouts
         if loop.is_stored or model.deleted:
             return

@@ -19,6 +19,15 @@ def spoken_to(model: ModelLoop | None, endpoint: Endpoint) -> Endpoint:
     return replace(endpoint, speaks=model.record.spec.speaks)
 
 
+def by_model(replicas: Sequence[Replica], models: Collection[str]) -> dict[str, list[Replica]]:
+    """The replicas of each of these models."""
+    found: dict[str, list[Replica]] = {name: [] for name in models}
+    for replica in replicas:
+        if replica.model in found:
+            found[replica.model].append(replica)
+    return found
+
+
 def releasable(
     replicas: Sequence[Replica],
     table: RoutingTable,

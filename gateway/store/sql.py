@@ -80,6 +80,9 @@ class SqlStore:
             sqlite.prepare(self._engine)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gateway-store")
         self._check: Callable[[sa.Connection], None] | None = None
+        self._known: dict[int, Sequence[ModelRecord]] = {}
+        """The models, by SQLite's data version. Touched in the store's thread only; `checked`
+        stores share it."""
 
     def __repr__(self) -> str:
         return f"SqlStore({self._engine.url.render_as_string(hide_password=True)!r})"
@@ -123,8 +126,21 @@ class SqlStore:
         return f"gateway-{await self.run(lambda c: c.execute(query).scalar_one()):012x}"
 
     async def models(self) -> Sequence[ModelRecord]:
-        """All models, by name."""
-        return await self.run(_read_models)
+        """All models, by name. The reconcile loop asks at every turn, so those of SQLite are read
+        again only when somebody has changed them."""
+        if self.is_postgres or self._check is not None:
+            return await self.run(_read_models, may_change_models=False)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._models_now)
+
+    def _models_now(self) -> Sequence[ModelRecord]:
+        version = sqlite.data_version(self._engine)
+        if version is None or version not in self._known:
+            found = self._transaction(_read_models)
+            self._known.clear()
+            if version is not None:
+                self._known[version] = found
+            return found
+        return self._known[version]
 
     async def put(self, spec: ModelSpec, expected_generation: int | None) -> ModelRecord:
         """See ports.Store."""
@@ -162,7 +178,7 @@ class SqlStore:
             self.notify(connection)
             return made
 
-        return await self.run(write)
+        return await self.run(write, may_change_models=False)
 
     async def events(
         self, *, after: int = 0, model: str | None = None, limit: int = 1000
@@ -180,26 +196,31 @@ class SqlStore:
             ]
             return found if after else found[::-1]
 
-        return await self.run(read)
+        return await self.run(read, may_change_models=False)
 
     def notify(self, connection: sa.Connection) -> None:
         """Wake the other gateways when this transaction is committed, where that can be done."""
         if self.is_postgres:
             postgres.notify(connection)
 
-    async def run(self, work: Callable[[sa.Connection], T]) -> T:
+    async def run(self, work: Callable[[sa.Connection], T], *, may_change_models: bool = True) -> T:
         """Run one transaction in the store's thread. For sharing.py."""
 
         def transaction() -> T:
-            try:
-                with self._engine.begin() as connection:
-                    if self._check is not None:
-                        self._check(connection)
-                    return work(connection)
-            except sa.exc.DBAPIError as error:
-                raise self._translate(error) from error
+            if may_change_models:
+                self._known.clear()
+            return self._transaction(work)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, transaction)
+
+    def _transaction(self, work: Callable[[sa.Connection], T]) -> T:
+        try:
+            with self._engine.begin() as connection:
+                if self._check is not None:
+                    self._check(connection)
+                return work(connection)
+        except sa.exc.DBAPIError as error:
+            raise self._translate(error) from error
 
     def _translate(self, error: sa.exc.DBAPIError) -> GatewayError:
         translate = postgres.translate if self.is_postgres else sqlite.translate

@@ -103,6 +103,9 @@ class FakeScheduler:
         for replica in list(self._replicas.values()):
             if (replica.model, replica.group) not in wanted:
                 self._drain(replica.id)
+        of_group: dict[tuple[str, str], list[Replica]] = {}
+        for replica in self._replicas.values():
+            of_group.setdefault((replica.model, replica.group), []).append(replica)
         for group, one in wanted.items():
             existing = [
                 Existing(
@@ -113,8 +116,7 @@ class FakeScheduler:
                     may_stay=r.endpoint is not None,
                     started=self._order[r.id],
                 )
-                for r in self._replicas.values()
-                if (r.model, r.group) == group
+                for r in of_group.get(group, ())
             ]
             step = plan(one.wanted, one.template, existing, self._surge)
             for replica_id in step.keep:

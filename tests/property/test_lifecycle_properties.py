@@ -13,6 +13,7 @@ from gateway.domain.errors import Unavailable
 from gateway.domain.models import Backend, ModelSpec, VersionState
 from gateway.lifecycle import Lifecycle, LifecycleSettings
 from gateway.store.memory import MemoryStore
+from tests.parts.decided_anew import compare_with_deciding_anew
 from tests.parts.fakes_lifecycle import (
     Emitted,
     FakeControl,
@@ -139,4 +140,7 @@ async def play(actions: list[str], seed: int) -> None:
 @settings(max_examples=25, deadline=None)
 @given(actions=ACTIONS, seed=st.integers(0, 2**32))
 def test_a_model_settles_on_the_newest_good_version_whatever_happens(actions, seed):
-    asyncio.run(play(actions, seed))
+    with pytest.MonkeyPatch.context() as patch:
+        compared = compare_with_deciding_anew(patch)
+        asyncio.run(play(actions, seed))
+    assert compared.wrong == []

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 
@@ -10,6 +10,7 @@ import pytest
 from gateway.domain.models import Backend, ModelSpec
 from gateway.lifecycle import Lifecycle, LifecycleSettings
 from gateway.store.memory import MemoryStore
+from tests.parts.decided_anew import Compared, compare_with_deciding_anew
 from tests.parts.fakes_lifecycle import (
     Emitted,
     FakeControl,
@@ -84,7 +85,15 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+def compared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Compared]:
+    """What is passed over in this test is what deciding anew would come to."""
+    found = compare_with_deciding_anew(monkeypatch)
+    yield found
+    assert found.wrong == []
+
+
+@pytest.fixture
+async def world(compared: Compared) -> AsyncIterator[World]:
     world = World()
     async with asyncio.TaskGroup() as tasks:
         task = tasks.create_task(world.lifecycle.run())

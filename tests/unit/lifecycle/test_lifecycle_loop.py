@@ -9,6 +9,7 @@ import pytest
 from gateway.domain.errors import Unavailable
 from gateway.domain.models import Latest, Specific, VersionState
 from gateway.domain.replicas import ReplicaStanding
+from gateway.lifecycle.model_loop import ModelLoop
 from tests.parts.fakes_lifecycle import published
 
 pytestmark = pytest.mark.virtual_time
@@ -262,6 +263,42 @@ async def test_a_restart_while_the_source_is_down_keeps_everything_as_it_is(worl
     (server,) = world.control.servers.values()
     assert server.told == (1, 2)
     assert world.live() == 2
+
+
+async def test_a_model_that_has_not_changed_is_not_decided_again(world, compared):
+    world.source.show(URI, published(1))
+    await world.deploy("still", replicas=2)
+    await world.deploy("moved", replicas=2)
+    await world.until(lambda: world.converged("still") and world.converged("moved"))
+    await world.until(lambda: {"still", "moved"} <= set(compared.kept))
+    before = len(compared.kept)
+    await world.deploy("moved", replicas=2, expected=1, timeout_s=7.0)
+    await world.until(lambda: world.planes.table.models["moved"].timeout_s == 7.0)
+    assert "still" in compared.kept[before:]
+    assert "moved" not in compared.kept[before:]
+
+
+async def test_others_are_answered_between_the_models_of_one_turn(world, monkeypatch):
+    """With hundreds of models a turn takes long, and requests are served by the same loop."""
+    monkeypatch.setattr("gateway.lifecycle.turns.PIECE_S", 0.0)
+    world.source.show(URI, published(1))
+    for n in range(20):
+        await world.deploy(f"m{n}")
+    await world.until(lambda: all(world.converged(f"m{n}") for n in range(20)))
+    decided: list[str] = []
+    decide = ModelLoop.decide
+
+    def noted(model, *args):
+        decided.append(model.name)
+        return decide(model, *args)
+
+    monkeypatch.setattr(ModelLoop, "decide", noted)
+    world.lifecycle.poke("m0")
+    await world.until(lambda: decided)
+    for _ in range(3):
+        seen = len(decided)
+        await asyncio.sleep(0)
+        assert len(decided) - seen <= 1
 
 
 async def test_a_failing_store_is_retried(world, monkeypatch):

@@ -147,3 +147,15 @@ async def test_it_is_an_event_of_the_model_and_the_end_of_it_too(world):
     await world.until(world.converged)
     assert world.emitted.types.count("replica.waiting") == 1
     assert world.emitted.types.count("replica.resumed") == 1
+
+
+@pytest.mark.virtual_time
+async def test_a_replica_that_fails_long_after_its_start_is_seen_to(world, compared):
+    world.scheduler.held_up = GPU
+    world.source.show("s3://models/m", published(1))
+    await world.deploy()
+    await world.until(lambda: "replica.waiting" in world.emitted.types)
+    await world.until(lambda: compared.kept)
+    world.scheduler.crashing[""] = "exited with code 1"
+    world.scheduler.let_start()
+    await world.until(lambda: "replica.failed" in world.emitted.types)

@@ -102,6 +102,25 @@ async def test_a_row_that_something_else_changed_is_said_to_be_damaged(tmp_path)
     await store.aclose()
 
 
+async def test_models_are_read_again_only_when_somebody_changed_them(tmp_path):
+    store, other = await open_store(tmp_path), await open_store(tmp_path)
+    await store.put(SPEC, None)
+    first = await store.models()
+    await store.append(Event("t", "m", "x"))
+    assert await store.models() is first
+    await store.set_live("m", 3)
+    assert [m.live_version for m in await store.models()] == [3]
+    await other.set_live("m", 4)
+    assert [m.live_version for m in await store.models()] == [4]
+    with pytest.raises(Conflict):
+        await store.put(SPEC, 7)
+    assert [m.live_version for m in await store.models()] == [4]
+    await other.delete("m")
+    assert await store.models() == []
+    await store.aclose()
+    await other.aclose()
+
+
 async def test_tables_of_something_else_are_refused(tmp_path):
     with sqlite3.connect(tmp_path / "gateway.db") as raw:
         raw.execute("CREATE TABLE models (x)")
