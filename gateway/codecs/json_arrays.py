@@ -106,8 +106,10 @@ def join_records(
         for name, value in row.items():
             try:
                 if name not in columns:
+                    # The original's words; which keys there should be are ours.
                     raise InvalidRequest(
-                        f"JSON object: does not have named input: {name}", reason="unknown_input"
+                        f"JSON object: does not have named input: {name}, {_wanted(specs)}",
+                        reason="unknown_input",
                     )
                 columns[name].add(value)
             except (InvalidRequest, Unimplemented) as error:
@@ -129,9 +131,13 @@ def _in_element(index: int, key: str, error: GatewayError) -> NoReturn:
 def _wrong_keys(index: int, row: Mapping[str, Any], specs: Mapping[str, TensorSpec]) -> NoReturn:
     raise InvalidRequest(
         f"Failed to process element: {index} of 'instances' list. JSON object: {echo(row)} "
-        f"keys must be equal to: {','.join(sorted(specs))}",
+        f"{_wanted(specs)}",
         reason="unknown_input",
     )
+
+
+def _wanted(specs: Mapping[str, TensorSpec]) -> str:
+    return f"keys must be equal to: {','.join(sorted(specs))}"
 
 
 # ---- the quick way ------------------------------------------------------------------

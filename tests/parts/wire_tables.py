@@ -226,7 +226,7 @@ TFS_ERRORS = (
         _P + "two:predict",
         {"instances": [{"a": [1, 2], "b": [1, 2], "c": [1, 2]}]},
         400,
-        has="Failed to process element: 0",
+        has="keys must be equal to: a,b",
     ),
     Row(
         "column is missing",

@@ -207,7 +207,7 @@ TWO = '{"signature_name":"two",'
         (
             TWO + '"instances":[{"a":1,"b":"","c":1}]}',
             "Failed to process element: 0 key: c of 'instances' list. Error: INVALID_ARGUMENT: "
-            "JSON object: does not have named input: c",
+            "JSON object: does not have named input: c, keys must be equal to: a,b",
         ),
         (
             TWO + '"instances":[{"a":1,"b":""},[1]]}',
