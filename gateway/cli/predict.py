@@ -84,9 +84,9 @@ def predict(
     """Send one prediction to NAME and print the answer."""
     if version is not None and label is not None:
         raise click.UsageError("Say --version or --label, not both")
-    if label is not None and protocol.startswith("v2-"):
-        raise click.UsageError("V2 knows no labels: say --version, or --protocol tfs-rest")
     body = request_body(data, signature)
+    if label is not None and protocol.startswith("v2-"):
+        version, label = version_of(session, name, label), None
     from gateway.cli import predicting
     from gateway.client.calls import Target
 
@@ -166,6 +166,25 @@ def _read(data: str) -> bytes:
     if len(text) > MAX_DATA_BYTES:
         raise click.UsageError(f"--data is larger than {MAX_DATA_BYTES} bytes")
     return text
+
+
+def version_of(session: Session, name: str, label: str) -> int:
+    """The version that has the label now. V2 knows no labels, the control API does.
+
+    Raises:
+        NotFound: no model of that name.
+        InvalidRequest: it has no such label; in TensorFlow Serving's words.
+    """
+    from gateway.domain.errors import InvalidRequest
+
+    labels = session.call(lambda control: control.model(name))["labels"]
+    if label not in labels:
+        raise InvalidRequest(
+            f"Unrecognized servable version label: {label}. {name} has: "
+            f"{', '.join(sorted(labels)) or 'none'}",
+            reason="label_unknown",
+        )
+    return int(labels[label])
 
 
 def address_of(session: Session, kind: str) -> str:

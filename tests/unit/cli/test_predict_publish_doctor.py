@@ -25,6 +25,7 @@ from gateway.codecs.pb import oip_pb2, tfs_pb2
 from gateway.codecs.tfs_methods import Method
 from gateway.domain.errors import Unavailable
 from gateway.domain.tensors import DType, Signature, TensorSpec
+from tests.parts.fake_control_api import model
 
 # ---- predict --------------------
 
@@ -157,10 +158,16 @@ def test_v2s_body_goes_over_any_protocol(gateway, api, grpc_address, protocol: s
     }
 
 
-def test_v2_has_no_labels(gateway, api) -> None:
-    ran = gateway("predict", "m", "--protocol", "v2-rest", "--label", "a", "--data", "[1]")
-    assert ran.code == 2
-    assert "labels" in ran.err
+def test_a_label_over_v2_is_the_version_that_the_control_api_says(gateway, api) -> None:
+    api.models["m"] = model("m", labels={"stable": 3, "old": 2})
+    tensor = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}
+    ask = ("predict", "m", "--protocol", "v2-rest", "--data", json.dumps({"inputs": [tensor]}))
+    gateway(*ask, "--label", "old")
+    assert api.asked[-1][:2] == ("POST", "/v2/models/m/versions/2/infer")
+    ran = gateway(*ask, "--label", "no")
+    assert (ran.code, ran.out) == (1, "")
+    assert "Unrecognized servable version label: no. m has: old, stable" in ran.err
+    assert gateway("predict", "x", *ask[2:], "--label", "old").code == 1
 
 
 def test_rest_shows_the_servers_own_words(gateway, api) -> None:
