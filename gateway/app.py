@@ -422,4 +422,4 @@ def _first_of_ours(group: BaseExceptionGroup[BaseException]) -> GatewayError | N
 
 def _refused(error: GatewayError) -> int:
     sys.stderr.write(f"gateway serve: {error.message}\n")
-    return 1
+    return 2 if error.reason == "bad_setting" else 1

@@ -10,6 +10,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -18,8 +19,6 @@ import msgspec
 from gateway.core.balance import RULES
 from gateway.domain.errors import InvalidRequest
 from gateway.schedulers.kubernetes.settings import KubernetesSettings
-
-_LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 
 def default_state_dir() -> Path:
@@ -213,13 +212,22 @@ def _check(settings: Settings) -> None:
         )
     for flag in ("http", "grpc", "control"):
         host, _ = split_address(getattr(settings, flag), f"--{flag}")
-        if not settings.insecure and not host.startswith(_LOOPBACK):
+        if not settings.insecure and not _is_loopback(host):
             raise InvalidRequest(
                 f"--{flag} {host} can be reached from other machines and no keys are configured: "
                 "anybody there could use and change the models. Bind 127.0.0.1, or say --insecure "
                 "if the network is trusted.",
                 reason="insecure_bind",
             )
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether nobody but this machine reaches it. Of names only localhost: what begins with `127.`
+    may be anybody's name."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def split_address(address: str, flag: str) -> tuple[str, int]:

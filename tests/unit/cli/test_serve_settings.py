@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import config
+from gateway import app, config
 from gateway.domain.errors import InvalidRequest
 
 
@@ -103,3 +103,48 @@ def test_a_database_is_postgresql_and_its_password_is_not_shown(
 def test_a_lease_that_is_too_short_or_too_long_is_refused(lease_s: float) -> None:
     with pytest.raises(InvalidRequest, match="--lease-s"):
         config.load({"lease_s": lease_s})
+
+
+@pytest.mark.parametrize(
+    ("address", "is_taken"),
+    [
+        ("127.0.0.1:0", True),
+        ("127.8.9.10:0", True),
+        ("localhost:0", True),
+        ("[::1]:0", True),
+        ("0.0.0.0:0", False),
+        ("[::]:0", False),
+        ("[::1f]:0", False),
+        ("127.example.com:0", False),
+        ("localhost.example.com:0", False),
+    ],
+)
+def test_only_addresses_of_this_machine_are_taken_without_keys(
+    address: str, is_taken: bool
+) -> None:
+    for port in ("http", "grpc", "control"):
+        assert config.load({port: address, "insecure": True})
+        if is_taken:
+            assert config.load({port: address})
+            continue
+        with pytest.raises(InvalidRequest, match="can be reached from other machines") as refused:
+            config.load({port: address})
+        assert refused.value.reason == "insecure_bind"
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        ({"http": ":0"}, 2),
+        ({"database_url": "mysql://h/d"}, 2),
+        ({"tls_cert": "/cert.pem"}, 2),
+        ({"http": "0.0.0.0:0"}, 1),
+        ({"state": "/proc/none"}, 1),
+    ],
+)
+def test_wrong_usage_is_told_from_what_is_refused(
+    flags: dict[str, str], code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    local = {"http": "127.0.0.1:0", "grpc": "127.0.0.1:0", "control": "127.0.0.1:0"}
+    assert app.main(local | flags) == code
+    assert capsys.readouterr().err.startswith("gateway serve: ")
