@@ -16,6 +16,7 @@ from gateway.control import model_openapi, schema, views
 from gateway.control.answers import BODY_LIMIT, answer, errors_answered
 from gateway.control.bodies import expected_generation, flag, integer, read
 from gateway.control.guard import guard
+from gateway.control.model_openapi import JSON
 from gateway.control.openapi import document
 from gateway.control.operations import OPERATIONS, STREAM, TEXT
 from gateway.control.schema import DeployRequest, RolloutRequest, ScaleRequest
@@ -217,11 +218,11 @@ class ControlApi:
     # ---- what happened --------------------
 
     async def list_events(self, request: web.Request) -> web.StreamResponse:
-        """GET /api/v1/events, as a list or as a stream"""
+        """GET /api/v1/events, as a stream or as a list"""
         after = integer(request, "after", 0, INT64_MAX, None)
         model = _filter(request)
         limit = integer(request, "limit", 1, MAX_EVENTS, 1000) or 1000
-        if flag(request, "watch") or STREAM in request.headers.get("Accept", ""):
+        if _wants_stream(request):
             return await self._streams.serve(request, _resumed(request, after), model)
         found = await self._service.list_events(after=after or 0, model=model, limit=limit)
         return answer(schema.EventItems([views.event(e) for e in found]))
@@ -317,6 +318,15 @@ def _name(request: web.Request) -> str:
 
 def _filter(request: web.Request) -> str | None:
     return request.query.get("model") or None
+
+
+def _wants_stream(request: web.Request) -> bool:
+    """Whether events are to be sent as they come: unless a list is asked for, by a limit or by
+    JSON. What does not say (`curl -N`) has come to watch."""
+    accepted = request.headers.get("Accept", "")
+    if "watch" in request.query:
+        return flag(request, "watch") or STREAM in accepted
+    return STREAM in accepted or not ("limit" in request.query or JSON in accepted)
 
 
 def _resumed(request: web.Request, after: int | None) -> int | None:

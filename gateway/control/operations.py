@@ -251,16 +251,17 @@ OPERATIONS: tuple[Operation, ...] = (
         f"{_V1}/events",
         "What happened, and what is happening",
         {200: schema.EventItems},
-        "A list, or with `Accept: text/event-stream` or `watch=1` a stream of server-sent events: "
-        "`id` is seq, `event` is type, `data` is the Event. A stream goes on after Last-Event-ID "
-        "(or `after`), else with what happens from now on. `stream.gap` says that older events "
-        "were dropped before they could be sent, `stream.cut` that the reader was too slow; it "
-        "may come back with its Last-Event-ID.",
+        "A stream of server-sent events: `id` is seq, `event` is type, `data` is the Event. It "
+        "goes on after Last-Event-ID (or `after`), else with what happens from now on. "
+        "`stream.gap` says that older events were dropped before they could be sent, `stream.cut` "
+        "that the reader was too slow; it may come back with its Last-Event-ID. With `limit`, "
+        "`watch=0` or `Accept: application/json`, and without `Accept: text/event-stream`, it is "
+        "a list of what was.",
         (
             _query("after", "Events with seq above this; 0 is all that are kept.", "integer"),
             MODEL,
             _query("limit", "At most so many (1 to 10000).", "integer", default=1000),
-            _query("watch", "1 asks for the stream."),
+            _query("watch", "1 asks for the stream, 0 for the list."),
             {
                 "name": "Last-Event-ID",
                 "in": "header",

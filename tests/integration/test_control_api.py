@@ -75,7 +75,7 @@ async def test_the_life_of_a_model_over_the_api(api):
     assert (status, model["state"]) == (202, "deleting")
     api.observed.show(None, "m")
     assert (await api.call("GET", path))[0] == 404
-    status, events, _ = await api.call("GET", "/api/v1/events")
+    status, events, _ = await api.call("GET", "/api/v1/events?limit=9")
     types = [e["type"] for e in events["items"]]
     assert types == ["model.deployed", "model.scaled", "model.deleting"]
     keys = {"seq", "at", "type", "model", "version", "replica", "message", "fields"}

@@ -129,6 +129,28 @@ async def test_a_position_of_another_database_begins_now(api):
         assert (await stream.event())[0] == "2"
 
 
+@pytest.mark.parametrize("headers", [{}, {"Accept": "*/*"}, {"Accept": "text/event-stream"}])
+async def test_who_does_not_ask_for_a_list_watches(api, headers):
+    async with watching(api, "", **headers) as stream:
+        await api.events.emit("t", "m", "x")
+        assert (await stream.event())[1] == "t"
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("?limit=5", {}),
+        ("?watch=0", {}),
+        ("?watch=0&after=0", {"Accept": "*/*"}),
+        ("", {"Accept": "application/json"}),
+    ],
+)
+async def test_who_asks_for_a_list_gets_one(api, query, headers):
+    await api.events.emit("t", "m", "x")
+    status, value, _ = await api.call("GET", f"/api/v1/events{query}", **headers)
+    assert (status, [e["type"] for e in value["items"]]) == (200, ["t"])
+
+
 async def test_there_are_only_so_many_streams(api):
     async with watching(api), watching(api), watching(api):
         status, value, headers = await api.call("GET", "/api/v1/events?watch=1")
