@@ -326,8 +326,9 @@ class GrpcCaller:
     def refused(self, error: GatewayError) -> None:
         """See Caller."""
         said = self._dialect.error(self._said, error)
+        trailers = (*said.trailers, *Timing(self._asked, self._seen.begun).pairs)
         self._finish(code_name(said.code), error.reason)
-        respond_status(self._exchange, said.code, said.details, said.trailers)
+        respond_status(self._exchange, said.code, said.details, trailers)
 
     # ---- DirectCaller --------------------
 

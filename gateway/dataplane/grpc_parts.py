@@ -247,10 +247,13 @@ async def replying(
         nonlocal reason
         reason = error.reason
         said = error_of(error)
-        return Reply(said.code, b"", said.details, said.trailers)
+        timing = Timing(seen.asked, seen.begun).pairs
+        return Reply(said.code, b"", said.details, (*said.trailers, *timing))
 
     try:
         reply = await rescued(answering, refusal)
+        if not reply.trailers:  # no replica was asked
+            reply = reply._replace(trailers=Timing(None, seen.begun).pairs)
         code = reply.code_name
     finally:
         seen.finish(code, reason)

@@ -13,7 +13,7 @@ from gateway.core.route import statuses
 from gateway.dataplane.http_parts import Route
 from gateway.dataplane.plane import Dataplane
 from gateway.dataplane.rescue import JSON, HttpError, bug, http_answer
-from gateway.dataplane.seen import Seen
+from gateway.dataplane.seen import Seen, Timing
 from gateway.domain.errors import GatewayError
 from gateway.domain.names import Version
 from gateway.wire.exchange import RequestHead, ServerExchange
@@ -79,7 +79,7 @@ class TfsRest:
             self._refuse(exchange, route, bug(error), seen)
             return
         seen.finish(str(status))
-        exchange.respond(status, fields, body)
+        exchange.respond(status, (*fields, Timing(None, seen.begun)), body)
 
     def _own(self, head: RequestHead, route: Route) -> tuple[int, tuple[Fields, ...], bytes]:
         if isinstance(route.call, RestCall):
@@ -98,4 +98,5 @@ class TfsRest:
     ) -> None:
         answer = self.error(route, error)
         seen.finish(str(answer.status), error.reason)
-        exchange.respond(answer.status, (Fields(answer.headers.items()),), answer.body)
+        fields = Fields(answer.headers.items()), Timing(None, seen.begun)
+        exchange.respond(answer.status, fields, answer.body)

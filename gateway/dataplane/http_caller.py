@@ -195,8 +195,9 @@ class HttpCaller:
     def refused(self, error: GatewayError) -> None:
         """See Caller."""
         answer = self._rest.error(self._route, error)
+        fields = Fields(answer.headers.items()), Timing(self._asked, self._seen.begun)
         self._finish(str(answer.status), error.reason)
-        self._exchange.respond(answer.status, (Fields(answer.headers.items()),), answer.body)
+        self._exchange.respond(answer.status, fields, answer.body)
 
     # ---- DirectCaller --------------------
 

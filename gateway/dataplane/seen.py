@@ -59,16 +59,19 @@ class Timing(Fields):
     calls; `gateway`: the rest. Where the replica says how it spent its time, `upstream` is three
     parts instead: `upstream-queue` and `upstream-compute` are its own words, `upstream-wire` is the
     rest of the calls: the way there and back, parsing, and calls that failed. The parts add up to
-    the time from the request's first byte to the answer's.
+    the time from the request's first byte to the answer's. What no replica was asked for (`asked`
+    is None, or has not been sent) spent nothing upstream.
 
     Written without the checks and memory that Fields has for values that come from elsewhere.
     """
 
     __slots__ = ("_text",)
 
-    def __init__(self, asked: Forwarding, begun: float, spent: Spent | None) -> None:
-        upstream_s = asked.upstream_so_far_s()
-        queue_s = asked.sent - begun
+    def __init__(self, asked: Forwarding | None, begun: float, spent: Spent | None = None) -> None:
+        queue_s = upstream_s = 0.0
+        if asked is not None:
+            upstream_s = asked.upstream_so_far_s()
+            queue_s = (asked.sent or perf_counter()) - begun
         gateway_s = max(0.0, perf_counter() - begun - queue_s - upstream_s)
         if spent is None:
             self._text = b"queue;dur=%.3f, upstream;dur=%.3f, gateway;dur=%.3f" % (

@@ -20,8 +20,8 @@ from gateway.codecs.oip_routes import OipCall, OipKind, infer_path, parse
 from gateway.dataplane import v2_own
 from gateway.dataplane.http_parts import Route
 from gateway.dataplane.plane import Dataplane
-from gateway.dataplane.rescue import JSON, HttpError, rescued, v2_http_answer
-from gateway.dataplane.seen import Seen
+from gateway.dataplane.rescue import JSON, REASON, HttpError, rescued, v2_http_answer
+from gateway.dataplane.seen import Seen, Timing
 from gateway.dataplane.v2_loads import Loads
 from gateway.dataplane.v2_stats import all_statistics
 from gateway.domain.errors import GatewayError, NotFound, Unimplemented
@@ -109,7 +109,7 @@ class V2Rest:
             code = str(status)
         finally:
             seen.finish(code, reason)
-        request.respond(status, (fields,), body)
+        request.respond(status, (fields, Timing(None, seen.begun)), body)
 
     async def _own(self, request: Awaited, route: Route) -> Said:
         call = route.call
@@ -121,8 +121,10 @@ class V2Rest:
             case OipKind.LIVE:
                 return _said(*oip_admin.live_answer(flavour, live=True))
             case OipKind.READY:
-                ready = v2_own.is_ready(table) and not self._is_draining()
-                return _said(*oip_admin.ready_answer(flavour, ready))
+                draining = self._is_draining()
+                ready = v2_own.is_ready(table) and not draining
+                why = "" if ready else "draining" if draining else "starting"
+                return _said(*oip_admin.ready_answer(flavour, ready), why)
             case OipKind.SERVER_METADATA:
                 return _said(200, oip_admin.server_metadata_json(v2_own.SERVER_NAME, __version__))
             case OipKind.MODELS if flavour is Flavour.KSERVE:
@@ -156,7 +158,8 @@ class V2Rest:
         error = v2_own.model_ready(self._plane.table, call.model, call.version, self._flavour)
         if isinstance(error, NotFound) and self._flavour is Flavour.KSERVE:
             raise error
-        return _said(*oip_admin.model_ready_answer(self._flavour, call.model, error is None))
+        answer = oip_admin.model_ready_answer(self._flavour, call.model, error is None)
+        return _said(*answer, "" if error is None else error.reason)
 
     def _settings(self, call: OipCall) -> Said:
         is_trace = call.kind is OipKind.TRACE_SETTING
@@ -180,5 +183,7 @@ def _shared_memory(call: OipCall) -> Said:
     return _said(200, b"")
 
 
-def _said(status: int, body: bytes) -> Said:
-    return status, _JSON, body
+def _said(status: int, body: bytes, reason: str = "") -> Said:
+    """`reason`: why it is a no, where its words are the protocol's own."""
+    fields = Fields(((REASON, reason), *_JSON.pairs)) if reason else _JSON
+    return status, fields, body
