@@ -16,6 +16,9 @@ import re
 
 LOAD = "endpoint-load-metrics"
 
+LOAD_FORMAT = "endpoint-load-metrics-format"
+"""Of requests over HTTP, as in Triton: `json` asks for that form, `text` for the other."""
+
 NO_REPORT = -1
 
 _IN_FLIGHT = re.compile(r"(?:^|[ ,])named_metrics\.in_flight=([0-9]{1,9})(?:\.[0-9]+)?(?=,|$)")
@@ -23,12 +26,14 @@ _EXACT = 16
 _MAX_VALUE_BYTES = 4096
 
 
-def load_text(in_flight: int) -> str:
+def load_text(in_flight: int, *, as_json: bool = False) -> str:
     """The value that says it. Exact up to 16, then in steps of an eighth: 81 values up to 4096."""
     said = in_flight
     if in_flight > _EXACT:
         step = 2 ** (int(math.log2(in_flight)) - 3)
         said = in_flight // step * step
+    if as_json:
+        return f'JSON {{"named_metrics":{{"in_flight":{said}}}}}'
     return f"TEXT named_metrics.in_flight={said}"
 
 

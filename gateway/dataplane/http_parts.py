@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.codecs.oip_routes import OipCall
-from gateway.codecs.orca import LOAD, in_flight_of
+from gateway.codecs.orca import LOAD, LOAD_FORMAT, in_flight_of
 from gateway.codecs.tfs_routes import RestCall
 from gateway.core.admission import timeout_from_header
 from gateway.core.ejection import HTTP_ERRORS
@@ -28,8 +28,8 @@ _HOP_BY_HOP = (
 )  # fmt: skip
 """RFC 9110 section 7.6.1: meant for one connection. The length is written anew by each side."""
 
-_NOT_FORWARDED = frozenset((*_HOP_BY_HOP, "host", "expect", TIMEOUT))
-"""What we answer or write anew ourselves."""
+_NOT_FORWARDED = frozenset((*_HOP_BY_HOP, "host", "expect", TIMEOUT, LOAD_FORMAT))
+"""What we answer or write anew ourselves, or do not pass back."""
 
 _NOT_RETURNED = frozenset((*_HOP_BY_HOP, "date", "server", SERVER_TIMING, VERSION, LOAD))
 """What whoever answers the caller says, which is us. A replica's load is for us alone."""

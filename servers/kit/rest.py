@@ -18,6 +18,7 @@ from time import perf_counter
 
 from gateway.codecs import oip_routes, tfs_json, tfs_metadata, tfs_routes, tfs_status
 from gateway.codecs.oip_routes import OipCall
+from gateway.codecs.orca import LOAD_FORMAT
 from gateway.codecs.tfs_errors import GRPC_CODE_NAMES, error_body, grpc_code, http_status
 from gateway.codecs.tfs_routes import NotFoundPath, RestCall, RestKind
 from gateway.domain.errors import GatewayError
@@ -45,11 +46,12 @@ _API = {RestKind.PREDICT: "Predict", RestKind.CLASSIFY: "Classify", RestKind.REG
 class _Route:
     """What a head says of a request. What is wrong with it is found again when it is answered."""
 
-    __slots__ = ("call", "is_plain", "is_v2", "oip", "timeout_s")
+    __slots__ = ("call", "is_plain", "is_v2", "oip", "timeout_s", "wants_json_load")
 
     def __init__(self, head: RequestHead) -> None:
         self.is_v2 = oip_routes.is_v2(head.path)
         self.is_plain = bodies.is_plain(head)
+        self.wants_json_load = (head.get(LOAD_FORMAT) or "").lower() == "json"
         self.call: RestCall | None = None
         self.oip: OipCall | None = None
         self.timeout_s: float | None = None
@@ -100,7 +102,8 @@ class Rest:
         finally:
             self.service.leave()
         status, fields, answer, trailers = reply
-        return status, (*fields, load_fields(self.service.in_flight)), answer, trailers
+        load = load_fields(self.service.in_flight, route.wants_json_load)
+        return status, (*fields, load), answer, trailers
 
     async def _handle_tfs(self, route: _Route, head: RequestHead, body: bytes | Awaited) -> Reply:
         begun = perf_counter()

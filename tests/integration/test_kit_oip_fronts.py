@@ -253,3 +253,19 @@ async def test_codes_of_grpc(tmp_path: Path) -> None:
                 await server.channel.unary_unary(method.path)(b"\xff\xff")
             assert failed.value.code() is codes.INVALID_ARGUMENT
         assert server.running.service.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({}, "TEXT named_metrics.in_flight=0"),
+        ({"endpoint-load-metrics-format": "text"}, "TEXT named_metrics.in_flight=0"),
+        ({"endpoint-load-metrics-format": "json"}, 'JSON {"named_metrics":{"in_flight":0}}'),
+    ],
+)
+async def test_load_is_reported_in_the_format_that_is_asked_for(
+    tmp_path: Path, asked: dict[str, str], said: str
+) -> None:
+    async with serving(tmp_path) as (server, _):
+        status, headers, _ = await ask(server, "POST", "/v2/models/m/infer", body(), **asked)
+        assert (status, headers["endpoint-load-metrics"]) == (200, said)

@@ -34,9 +34,9 @@ def test_what_is_in_flight_is_read_and_nonsense_is_no_report(value, expected):
     assert in_flight_of(value) == expected
 
 
-@given(st.integers(0, 100_000))
-def test_what_is_written_is_read_and_never_more_than_an_eighth_too_low(in_flight):
-    said = in_flight_of(load_text(in_flight))
+@given(st.integers(0, 100_000), st.booleans())
+def test_what_is_written_is_read_and_never_more_than_an_eighth_too_low(in_flight, as_json):
+    said = in_flight_of(load_text(in_flight, as_json=as_json))
     assert in_flight * 7 / 8 <= said <= in_flight
     assert in_flight > 16 or said == in_flight
 
