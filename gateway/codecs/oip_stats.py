@@ -6,7 +6,7 @@ Every duration is a pair: how often, and nanoseconds in all. Source: extension_s
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -125,3 +125,41 @@ def statistics_proto(stats: Iterable[ModelStats]) -> oip_pb2.ModelStatisticsResp
 def _fill(duration: oip_pb2.StatisticDuration, span: Span) -> None:
     duration.SetInParent()
     duration.count, duration.ns = span.count, span.ns
+
+
+# ---- of several replicas --------------------
+
+
+def added(replicas: Iterable[Sequence[Any]]) -> list[Any]:
+    """Lists of statistics, in JSON's form, as one: what is counted is added up by version, the last
+    inference is the latest. What is there in one list only stays, unknown fields as well."""
+    found: dict[tuple[Any, Any], Any] = {}
+    for entries in replicas:
+        for entry in entries:
+            is_one = isinstance(entry, dict)
+            key = (str(entry.get("name")), str(entry.get("version"))) if is_one else (None, None)
+            found[key] = _sum("", found[key], entry) if key in found else entry
+    return list(found.values())
+
+
+def _sum(name: str, a: Any, b: Any) -> Any:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return {
+            key: _sum(key, a[key], b[key]) if key in a and key in b else a.get(key, b.get(key))
+            for key in (*a, *(key for key in b if key not in a))
+        }
+    if isinstance(a, list) and isinstance(b, list):
+        return _by_batch_size(a, b) if name == "batch_stats" else a + b
+    if isinstance(a, bool) or not (isinstance(a, int) and isinstance(b, int)):
+        return a
+    if name == "last_inference":
+        return max(a, b)
+    return a if name == "batch_size" else a + b
+
+
+def _by_batch_size(a: Sequence[Any], b: Sequence[Any]) -> list[Any]:
+    rows: dict[Any, Any] = {}
+    for row in (*a, *b):
+        size = row.get("batch_size") if isinstance(row, dict) else None
+        rows[size] = _sum("", rows[size], row) if size in rows else row
+    return [rows[size] for size in sorted(rows, key=lambda s: s if isinstance(s, int) else -1)]

@@ -31,12 +31,20 @@ from gateway.codecs.pb import oip_pb2
 from gateway.codecs.proto_feed import FieldFeed
 from gateway.core.queueing import PRIORITY, priority_of
 from gateway.dataplane import v2_own
-from gateway.dataplane.grpc_parts import Asked, Reply, forwarded, handled, replied, replying
+from gateway.dataplane.grpc_parts import (
+    Asked,
+    Reply,
+    forwarded,
+    handled,
+    replied,
+    replying,
+    returnable,
+)
 from gateway.dataplane.plane import Dataplane
 from gateway.dataplane.rescue import GrpcError, v2_grpc_answer
 from gateway.dataplane.seen import Seen
 from gateway.dataplane.v2_loads import Loads
-from gateway.dataplane.v2_stats import all_statistics
+from gateway.dataplane.v2_stats import all_statistics, model_statistics
 from gateway.dataplane.v2_stream import Stream as InferStream
 from gateway.domain.errors import GatewayError, InvalidRequest, NotFound
 from gateway.domain.names import Version
@@ -105,8 +113,23 @@ class V2Grpc:
         seen.model = fields.model
         if not fields.model:
             return Reply(0, await all_statistics(self._plane, self.transport))
-        timeout_s = call.time_remaining()
-        return await self._ask(method, body, fields, timeout_s, forwarded(call.head).pairs, seen)
+        return await self._statistics(fields, call, seen)
+
+    async def _statistics(self, fields: OipFields, call: GrpcCall, seen: Seen) -> Reply:
+        timeout_s, metadata = call.time_remaining(), forwarded(call.head).pairs
+        model, version = fields.model, fields.version
+        try:
+            told = await model_statistics(
+                self._plane, self.transport, model, version, timeout_s, seen=seen, metadata=metadata
+            )
+        except GatewayError as error:
+            new = reworded(self._flavour, error, model, version)
+            if new is error:
+                raise
+            raise new from error
+        if seen.asked is not None:
+            return replied(told, seen)
+        return Reply(told.status, told.body, told.message, returnable(told.headers).pairs)
 
     async def _stream(self, requests: AsyncIterator[bytes], call: GrpcCall) -> None:
         await InferStream(self._message, self._plane.settings.stream_window).serve(requests, call)
@@ -132,9 +155,6 @@ class V2Grpc:
         seen: Seen,
     ) -> Reply:
         def pin(version: Version) -> UpstreamRequest:
-            if method is OipMethod.MODEL_STATISTICS and fields.version is None:
-                # Of all versions, as Triton has it.
-                return UpstreamRequest(method.path, body, metadata)
             return UpstreamRequest(method.path, pin_version(method, body, version), metadata)
 
         priority = priority_of(dict(metadata).get(PRIORITY))

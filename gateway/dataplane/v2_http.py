@@ -11,19 +11,19 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from urllib.parse import quote
 
 from gateway import __version__
 from gateway.codecs import oip_admin
 from gateway.codecs.oip_errors import Flavour, reworded
 from gateway.codecs.oip_routes import OipCall, OipKind, infer_path, parse
+from gateway.core.admission import timeout_from_header
 from gateway.dataplane import v2_own
-from gateway.dataplane.http_parts import Route
+from gateway.dataplane.http_parts import TIMEOUT, Returned, Route
 from gateway.dataplane.plane import Dataplane
 from gateway.dataplane.rescue import JSON, REASON, HttpError, rescued, v2_http_answer
 from gateway.dataplane.seen import Seen, Timing
 from gateway.dataplane.v2_loads import Loads
-from gateway.dataplane.v2_stats import all_statistics
+from gateway.dataplane.v2_stats import all_statistics, model_statistics
 from gateway.domain.errors import GatewayError, NotFound, Unimplemented
 from gateway.domain.names import Version
 from gateway.ports import Reloader
@@ -62,7 +62,7 @@ class V2Rest:
         try:
             call = route.call = parse(head.method, head.path)
             route.model, route.version = call.model, call.version
-            if call.kind in _FORWARDED or (call.kind is OipKind.STATS and call.model):
+            if call.kind in _FORWARDED:
                 route.forward(head, takes_body=call.kind in _POSTED)
         except GatewayError as error:
             route.error = error
@@ -72,9 +72,6 @@ class V2Rest:
         """See Rest."""
         call = route.call
         assert isinstance(call, OipCall)  # of a route that is forwarded
-        if call.kind is OipKind.STATS and call.version is None:
-            # Of all versions, as Triton has it.
-            return f"/v2/models/{quote(call.model, safe='')}/stats"
         return infer_path(call, version)
 
     def error(self, route: Route, error: GatewayError) -> HttpError:
@@ -105,13 +102,14 @@ class V2Rest:
             if route.error is not None:
                 status, fields, body = refusal(route.error)
             else:
-                status, fields, body = await rescued(self._own(request, route), refusal)
+                status, fields, body = await rescued(self._own(request, route, seen), refusal)
             code = str(status)
+            timing = Timing(seen.asked, seen.begun)
         finally:
             seen.finish(code, reason)
-        request.respond(status, (fields, Timing(None, seen.begun)), body)
+        request.respond(status, (fields, timing), body)
 
-    async def _own(self, request: Awaited, route: Route) -> Said:
+    async def _own(self, request: Awaited, route: Route, seen: Seen) -> Said:
         call = route.call
         assert isinstance(call, OipCall)  # of a route without an error
         table, flavour = self._plane.table, self._flavour
@@ -140,6 +138,8 @@ class V2Rest:
                 return _said(200, oip_admin.control_answer(flavour, call.model, "load"))
             case OipKind.REPOSITORY_UNLOAD:
                 raise v2_own.refuse_unload()
+            case OipKind.STATS if call.model:
+                return await self._statistics(request.head, call, seen)
             case OipKind.STATS:
                 return _said(200, await all_statistics(self._plane, self._plane.v2_http))
             case OipKind.TRACE_SETTING | OipKind.LOGGING:
@@ -153,6 +153,13 @@ class V2Rest:
                 )
             case _:
                 raise NotFound("Not Found", reason="path_unknown")
+
+    async def _statistics(self, head: RequestHead, call: OipCall, seen: Seen) -> Said:
+        timeout_s = timeout_from_header(head.get(TIMEOUT))
+        told = await model_statistics(
+            self._plane, self.transport, call.model, call.version, timeout_s, seen=seen
+        )
+        return told.status, Returned(told.status, told.headers), told.body
 
     def _model_ready(self, call: OipCall) -> Said:
         error = v2_own.model_ready(self._plane.table, call.model, call.version, self._flavour)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -103,8 +104,32 @@ async def test_model_questions_pass_through():
         ):
             stats = await ask(gw, OipMethod.MODEL_STATISTICS, request)
             assert [s.version for s in stats.model_stats] == ["1", "2"]
+        request = oip_pb2.ModelStatisticsRequest(name="m", version="9")
+        error = await refused(ask(gw, OipMethod.MODEL_STATISTICS, request))
+        assert error.code() is grpc.StatusCode.NOT_FOUND
+        assert error.details() == "Request for unknown model: 'm' version 9 is not found"
         error = await refused(ask(gw, OipMethod.MODEL_CONFIG, oip_pb2.ModelConfigRequest(name="m")))
         assert error.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_statistics_are_added_up_over_the_replicas():
+    async with (
+        v2_only_server(V2Only(versions={1, 2})) as one,
+        v2_only_server(V2Only(versions={1})) as other,
+        running_gateway() as gw,
+    ):
+        first, second = table(target(one), versions=(1, 2)), Target("b", other.endpoint)
+        model = first.models["m"]
+        targets = {1: (*model.targets[1], second), 2: model.targets[2]}
+        gw.plane.publish(replace(first, models={"m": replace(model, targets=targets)}))
+        for request, counts in (
+            (oip_pb2.ModelStatisticsRequest(name="m"), {"1": 14, "2": 7}),
+            (oip_pb2.ModelStatisticsRequest(), {"1": 14, "2": 7}),
+            # (The stand-in tells all versions, whichever is asked for.)
+            (oip_pb2.ModelStatisticsRequest(name="m", version="2"), {"1": 7, "2": 7}),
+        ):
+            stats = (await ask(gw, OipMethod.MODEL_STATISTICS, request)).model_stats
+            assert {s.version: s.inference_stats.success.count for s in stats} == counts
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,36 @@ async def test_statistics_of_all_models_are_joined_and_odd_ones_left_out(client)
         assert a.got[0].target == "GET /v2/models/m/stats"
 
 
+async def test_statistics_of_a_model_are_those_of_all_its_replicas(client):
+    def counted(number: int) -> bytes:
+        stats = {"name": "m", "version": "1", "inference_count": number, "last_inference": number}
+        return json.dumps({"model_stats": [stats]}).encode()
+
+    async with (
+        fake_replica("a", http_body=counted(5)) as a,
+        fake_replica("b", http_body=counted(7)) as b,
+        fake_replica("c", http_status=500, http_body=b"no") as c,
+        running_gateway() as gw,
+    ):
+        gw.plane.publish(table(a, b, c))
+        for path in ("/v2/models/m/stats", "/v2/models/m/versions/1/stats", "/v2/models/stats"):
+            async with client.get(f"http://{gw.http}{path}") as answer:
+                assert answer.status == 200
+                assert answer.content_type == "application/json"
+                assert (await answer.json())["model_stats"] == [
+                    {"name": "m", "version": "1", "inference_count": 12, "last_inference": 7}
+                ]
+        targets = [got.target for got in a.got]
+        assert targets == [got.target for got in b.got]
+        assert targets == [f"GET /v2/models/m/{p}stats" for p in ("", "versions/1/", "")]
+        gw.plane.publish(table(c, generation=2))
+        async with client.get(f"http://{gw.http}/v2/models/m/stats") as answer:
+            assert (answer.status, await answer.read()) == (500, b"no")
+        async with client.get(f"http://{gw.http}/v2/models/m/versions/9/stats") as answer:
+            assert answer.status == 404
+            assert "version 9 is not found" in (await answer.json())["error"]
+
+
 async def test_tensorflow_servings_paths_are_untouched(client):
     async with fake_replica("a") as a, running_gateway() as gw:
         gw.plane.publish(table(a))
