@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -52,7 +53,9 @@ def console(*, stderr: bool = False) -> Console:
 
 def say(message: str) -> None:
     """Tell the person something that is no result."""
-    click.echo(message, err=True)
+    # Whoever read the progress may have left (`| head`): what is under way goes on without it.
+    with suppress(BrokenPipeError):
+        click.echo(message, err=True)
 
 
 def dump(value: Any, output: str) -> None:

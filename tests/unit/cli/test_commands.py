@@ -37,7 +37,6 @@ def test_no_gateway_says_how_to_start_one(gateway, monkeypatch) -> None:
         ("predict", "a", "--data", "{"),
         ("predict", "a", "--data", "3"),
         ("predict", "a", "--data", "[]", "--version", "1", "--label", "x"),
-        ("predict", "a", "--data", "[]", "--protocol", "v2-rest", "--label", "x"),
         ("snippet", "a"),
         ("snippet", "a", "--language", "cobol"),
         ("snippet", "a", "--language", "go", "--protocol", "v2-grpc"),

@@ -18,6 +18,7 @@ import pytest
 from gateway import config
 from gateway.cli import checks
 from gateway.cli.predict import Body, address_of, request_body
+from gateway.cli.root import run
 from gateway.cli.session import Session
 from gateway.codecs import oip_admin, oip_proto, tfs_metadata, tfs_tensors
 from gateway.codecs.oip_methods import OipMethod
@@ -204,6 +205,24 @@ def test_publish_uploads_whole_versions(gateway, tmp_path: Path) -> None:
     ran = gateway("publish", str(folder), str(source), "--version", "7")
     assert (ran.code, ran.out) == (1, "")
     assert "7" in ran.err
+
+
+def test_progress_that_nobody_reads_any_more_stops_no_upload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(os.urandom(1000))
+    read, write = os.pipe()
+    os.close(read)
+    left = os.fdopen(write, "w")
+    with monkeypatch.context() as patched, ThreadPoolExecutor(1) as one:
+        patched.setattr("sys.stderr", left)
+        arguments = ("publish", str(folder), str(tmp_path / "m"))
+        assert one.submit(run, arguments).result() == 0
+    assert (tmp_path / "m" / "_VERSIONS.json").exists()
+    with pytest.raises(BrokenPipeError):
+        left.close()
 
 
 # ---- doctor --------------------
