@@ -33,7 +33,7 @@ def _noun(word: str) -> Noun:
     return noun
 
 
-@click.command(epilog=_EXAMPLES, short_help="List models, versions, replicas, events.")
+@click.command(epilog=_EXAMPLES, short_help="List models, versions, replicas, rollouts, events.")
 @click.argument("noun", type=_noun, metavar="models|versions|replicas|rollouts|events")
 @click.argument("name", required=False)
 @click.option("-w", "--watch", is_flag=True, help="Go on and show changes. Ctrl-C ends it.")
