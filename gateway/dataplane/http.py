@@ -20,7 +20,7 @@ from gateway.wire.exchange import RequestHead, ServerExchange
 from gateway.wire.fields import Fields
 
 METRICS_PATH = "/monitoring/prometheus/metrics"
-"""TensorFlow Serving's default; scrapers that are set up for it find ours."""
+"""TensorFlow Serving's default; scrapers that are set up for it find its names, and ours."""
 
 _ORIGIN = re.compile(r"https?://", re.IGNORECASE)
 _TEXT = Fields((("content-type", "text/plain; version=0.0.4"),))
@@ -87,7 +87,7 @@ class TfsRest:
             found = statuses(self._plane.table, route.model, route.version)
             return 200, (_JSON,), status_json(found)
         if head.method == "GET":
-            return 200, (_TEXT,), self._plane.metrics.render()
+            return 200, (_TEXT,), self._plane.metrics.render_for_tfs()
         # The original answers preflights by their origin alone and sends no CORS headers unless
         # told to.
         is_origin = _ORIGIN.match(head.get("origin") or "")

@@ -19,6 +19,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gateway.telemetry.tallies import TalliedHistogram, Tally, empty
+from gateway.telemetry.tfs_names import tfs_page
 from gateway.telemetry.traffic import ModelTraffic, traffic
 from gateway.telemetry.wire import WireCounts
 
@@ -327,6 +328,11 @@ class Metrics:
     def render(self) -> bytes:
         """The text that Prometheus scrapes, summed over all processes."""
         return generate_latest(self._summed())
+
+    def render_for_tfs(self) -> bytes:
+        """The same, and what TensorFlow Serving's dashboards look for (tfs_names.py)."""
+        summed = self._summed()
+        return generate_latest(summed) + tfs_page(summed.collect())
 
     def traffic(self) -> tuple[Sequence[float], list[ModelTraffic]]:
         """Bounds of the latencies' buckets in seconds, and what there was of each model."""

@@ -132,7 +132,9 @@ async def test_options_status_metadata_and_metrics(client):
         assert [g.target for g in a.got] == ["GET /v1/models/m/versions/2/metadata"]
         async with client.get(f"http://{gw.http}/monitoring/prometheus/metrics") as answer:
             assert answer.status == 200
-            assert "gateway_requests_total" in await answer.text()
+            page = await answer.text()
+    assert "gateway_requests_total" in page
+    assert ':tensorflow:serving:request_count{model_name="m",status="OK"}' in page
 
 
 async def endless():
