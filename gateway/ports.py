@@ -26,6 +26,7 @@ from gateway.domain.replicas import (
     Told,
 )
 from gateway.domain.rollouts import Rollout
+from gateway.domain.templates import Template
 from gateway.domain.tensors import Signature
 from gateway.wire.exchange import AnswerSink, ClientExchange, Data
 from gateway.wire.fields import Fields
@@ -133,7 +134,8 @@ class DataPlanes(Protocol):
 
     def tallies(self, model: str) -> Mapping[Version, Sequence[int]]:
         """What the canary and the live version of `model` have answered in the window that the
-        newest table names (core/analysis.py), summed over all workers. Of requests only that
+        newest table names (core/analysis.py), summed over all workers; where both have the same
+        version, the canary's by core.route.CANARY_SIDE. Of requests only that
         were split, not of those that name a version, a label or a side. A worker tells within half
         a second."""
         ...
@@ -354,6 +356,10 @@ class Store(Protocol):
 
     async def set_live(self, name: str, version: Version | None) -> None:
         """Remember which version answers; does not count as a change of the spec."""
+        ...
+
+    async def set_running(self, name: str, running: Template) -> None:
+        """Remember what a model's own replicas are started with. Raises NotFound."""
         ...
 
     async def set_rollout(self, name: str, rollout: Rollout | None) -> None:

@@ -3,6 +3,9 @@
 They are started for one version and end with its rollout. They hold that version and nothing else;
 before it is promoted, nobody else does. So a new version gets a process, memory and GPUs of its
 own, and can take nothing from the stable one.
+
+In a rollout of a template they hold the live version, as the model's own do. What tells the two
+sides apart is then the group alone: `side` is who answers as the canary.
 """
 
 from __future__ import annotations
@@ -36,9 +39,10 @@ def loaded(everywhere: frozenset[Version], now: Snapshot) -> frozenset[Version]:
     """What is loaded, where `everywhere` is so by the model's own replicas: the canary counts by
     its own, of which there must be as many as are wanted."""
     gate = now.gate
-    if gate.canary is None or not gate.is_apart(now.live):
+    if gate.canary is None or not (gate.has_sides or gate.is_apart(now.live)):
         return everywhere
-    holders = sum(gate.canary in r.ready() for r in now.replicas if r.group and not r.draining)
+    group = [r for r in now.replicas if r.group and r.is_current and not r.draining]
+    holders = sum(gate.canary in r.ready() for r in group)
     others = everywhere - {gate.canary}
     return others | {gate.canary} if holders >= gate.canary_replicas else others
 
@@ -48,17 +52,29 @@ def routes(
 ) -> dict[Version, tuple[str, ...]]:
     """Who answers for each version. The canary's own answer for the canary, the others for all
     else; for what the right ones do not have, whoever has it: replicas that had the canary's
-    version before its rollout began, or that still have what the last rollout brought."""
+    version before its rollout began, or that still have what the last rollout brought. In a rollout
+    of a template the canary's own are a side by themselves."""
     answering = [r for r in now.replicas if r.id not in released]
     found: dict[Version, tuple[str, ...]] = {}
     for version in sorted(routed):
         holders = [r for r in answering if version in r.ready()]
-        if now.gate.is_apart(now.live):
+        if now.gate.is_of_template or now.gate.canary is None:
+            holders = [r for r in holders if not r.group] or holders
+        elif now.gate.is_apart(now.live):
             is_canary = version == now.gate.canary
             holders = [r for r in holders if bool(r.group) is is_canary] or holders
         if holders:
             found[version] = tuple(sorted(r.id for r in holders))
     return found
+
+
+def side(now: Snapshot, released: Collection[str]) -> tuple[str, ...] | None:
+    """Who answers as the canary in a rollout of a template."""
+    if not now.gate.has_sides:
+        return None
+    group = [r for r in now.replicas if r.group and r.id not in released]
+    holders = [r for r in group if now.gate.canary in r.ready()]
+    return tuple(sorted(r.id for r in [r for r in holders if r.is_current] or holders))
 
 
 def released(

@@ -8,18 +8,23 @@ may be loaded and what may go live.
 Rules: a version that was taken back is not tried again by itself. One rollout at a time; versions
 that appear meanwhile wait, except that a version which has not been loaded yet gives way to a newer
 one, as it may never load. A restart of the gateway resumes at the stored step, with a new window.
+
+The same is true of templates, which a rollout brings by itself (`Rollout.is_of_template`) or with a
+version: what is deployed last wins until the canary has begun, and waits for its end afterwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from gateway.core.templates import key_of, rejecting
 from gateway.core.versions import Gate
 from gateway.domain.errors import Conflict, FailedPrecondition, InvalidRequest
 from gateway.domain.models import CanaryPlan
 from gateway.domain.names import Version
 from gateway.domain.rollouts import Finding, Phase, Rollout, Verdict
+from gateway.domain.templates import Template, TemplateChange
 
 TRANSITIONS: Mapping[Phase, frozenset[Phase]] = {
     Phase.PENDING: frozenset({Phase.PROGRESSING, Phase.ROLLING_BACK}),
@@ -55,16 +60,35 @@ class Look:
     in_step_s: float = 0.0
     is_busy: bool = False
     """Whether a request may still be under way to the canary after it has left the table."""
+    running: Template | None = None
+    """What the model's own replicas are started with."""
+    change: TemplateChange | None = None
+    """What was deployed in its place; None where they run as was deployed, or where another one
+    goes to all of them at once (core/templates.py)."""
+    is_refused: bool = False
+    """That change was taken back, and nobody has asked for it since."""
+    is_placed: bool = False
+    """The model's own replicas are all of the template that they should have, and hold the live
+    version."""
 
 
 def move(rollout: Rollout, phase: Phase, reason: str, at: str) -> Rollout:
     """The rollout in another phase. A transition that is not in the table is a bug."""
     if phase not in TRANSITIONS[rollout.phase]:
         raise AssertionError(f"no transition from {rollout.phase} to {phase}")
-    rejected = rollout.rejected
-    if phase is Phase.ROLLING_BACK:
-        rejected = _with(rejected, rollout.version)
-    return replace(rollout, phase=phase, reason=reason, phase_at=at, rejected=rejected)
+    moved = replace(rollout, phase=phase, reason=reason, phase_at=at)
+    return _rejected(moved) if phase is Phase.ROLLING_BACK else moved
+
+
+def _rejected(rollout: Rollout) -> Rollout:
+    """It remembers what it was to bring as rejected."""
+    templates = rollout.rejected_templates
+    if rollout.change is not None:
+        templates = rejecting(templates, rollout.change)
+    if rollout.is_of_template:
+        return replace(rollout, rejected_templates=templates)
+    rejected = _with(rollout.rejected, rollout.version)
+    return replace(rollout, rejected=rejected, rejected_templates=templates)
 
 
 def decide(now: Look, at: str) -> Rollout | None:
@@ -77,67 +101,110 @@ def decide(now: Look, at: str) -> Rollout | None:
             return None
         return move(rollout, Phase.FAILED, rollout.reason, at)
     if now.offered and rollout.version not in now.offered:
-        if rollout.phase is Phase.PROMOTING and now.live == rollout.version:
-            return move(rollout, Phase.SUCCEEDED, "it is live", at)
+        if rollout.phase is Phase.PROMOTING and _has_arrived(rollout, now):
+            return move(rollout, Phase.SUCCEEDED, _DONE, at)
         return move(rollout, Phase.ROLLING_BACK, "the source does not have it any more", at)
+    if _is_unasked(rollout, now):
+        return move(rollout, Phase.ROLLING_BACK, _UNASKED, at)
     match rollout.phase:
         case Phase.PENDING:
             return _pending(rollout, now, at)
         case Phase.PROGRESSING:
             return _progressing(rollout, now, at)
-        case Phase.PAUSED if now.live == rollout.version:
+        case Phase.PAUSED if _is_live(rollout, now):
             return move(rollout, Phase.PROMOTING, "it is live", at)
         case Phase.PAUSED if now.finding.verdict is Verdict.FAIL:
             return move(rollout, Phase.ROLLING_BACK, now.finding.reason, at)
-        case Phase.PROMOTING if now.live == rollout.version:
-            return move(rollout, Phase.SUCCEEDED, "it is live", at)
+        case Phase.PROMOTING if _has_arrived(rollout, now):
+            return move(rollout, Phase.SUCCEEDED, _DONE, at)
     return None
 
 
+_DONE = "it is live"
+_UNASKED = "what runs was deployed again"
+
+
+def _is_unasked(rollout: Rollout, now: Look) -> bool:
+    """Whether somebody has deployed what runs now, in the middle of it."""
+    change = rollout.change
+    if change is None or rollout.is_undo or rollout.phase is Phase.PENDING:
+        return False
+    return now.change is None and now.running == change.before and not _is_live(rollout, now)
+
+
+def _is_live(rollout: Rollout, now: Look) -> bool:
+    """Whether the version that it brings is live; of a template it brings none."""
+    return now.live == rollout.version != rollout.stable
+
+
+def _has_arrived(rollout: Rollout, now: Look) -> bool:
+    """Whether all that it brings is everywhere."""
+    return now.live == rollout.version and (rollout.change is None or now.is_placed)
+
+
 def _begun(now: Look, at: str) -> Rollout | None:
-    """A rollout of the candidate, if there is one and the model takes its versions that way."""
+    """A rollout of the candidate, if there is one and the model takes its versions that way, or of
+    the template that was deployed; of both where both are there."""
     version = now.candidate
-    if now.plan is None or now.live is None or version is None or version == now.live:
+    if now.plan is None or now.live is None:
         return None
-    rejected = now.rollout.rejected if now.rollout is not None else ()
-    if version in rejected:
+    before, change = now.rollout or Rollout(now.live, now.live), _wanted(now)
+    if version is None or version in before.rejected:
+        version = now.live
+    if version == now.live and change is None:
         return None
-    return _new(version, now.live, now.plan.steps, now.plan.replicas, rejected, at)
+    return _new(before, version, now.live, now.plan, change, at)
+
+
+def _wanted(now: Look) -> TemplateChange | None:
+    """The template that is to be tried."""
+    return None if now.is_refused else now.change
 
 
 def _new(
+    before: Rollout,
     version: Version,
     stable: Version,
-    steps: tuple[float, ...],
-    canary_replicas: int,
-    rejected: tuple[Version, ...],
+    plan: CanaryPlan,
+    change: TemplateChange | None,
     at: str,
 ) -> Rollout:
+    """One that remembers what those before it have rejected, but for what it is to bring."""
     return Rollout(
         version,
         stable,
-        steps=steps,
+        steps=plan.steps,
         reason="waits until it is loaded",
         started_at=at,
         phase_at=at,
-        rejected=tuple(v for v in rejected if v != version),
-        canary_replicas=canary_replicas,
+        rejected=tuple(v for v in before.rejected if v != version),
+        canary_replicas=plan.replicas,
+        change=change,
+        rejected_templates=_without(before.rejected_templates, change),
     )
 
 
 def _pending(rollout: Rollout, now: Look, at: str) -> Rollout | None:
-    if rollout.version in now.loaded:
+    """The canary has not begun: what was published and deployed last takes its place."""
+    version, newer = rollout.version, now.candidate
+    change = rollout.change if rollout.is_undo else _wanted(now)
+    if change == rollout.change and version in now.loaded:
         return move(rollout, Phase.PROGRESSING, "it is loaded", at)
-    newer = now.candidate
-    if newer is not None and newer > rollout.version > rollout.stable:
-        steps, count = rollout.steps, rollout.canary_replicas
-        return _new(newer, rollout.stable, steps, count, rollout.rejected, at)
-    return None
+    if newer is not None and newer > version >= rollout.stable and not rollout.is_undo:
+        version = newer
+    if (version, change) == (rollout.version, rollout.change):
+        return None
+    if version == rollout.stable and change is None:
+        return move(rollout, Phase.ROLLING_BACK, _UNASKED, at)
+    plan = now.plan or CanaryPlan(rollout.steps)
+    count = rollout.canary_replicas or (plan.replicas if change is not None else 0)
+    plan = replace(plan, steps=rollout.steps, replicas=count)
+    return _new(rollout, version, rollout.stable, plan, change, at)
 
 
 def _progressing(rollout: Rollout, now: Look, at: str) -> Rollout | None:
     finding = now.finding
-    if now.live == rollout.version:  # a crash came between storing that and storing this
+    if _is_live(rollout, now):  # a crash came between storing that and storing this
         return move(rollout, Phase.PROMOTING, "it is live", at)
     if finding.verdict is Verdict.FAIL:
         return move(rollout, Phase.ROLLING_BACK, finding.reason, at)
@@ -158,7 +225,12 @@ def gate(plan: CanaryPlan | None, rollout: Rollout | None) -> Gate:
     if rollout.is_over:
         return Gate(is_held=plan is not None, rejected=rejected)
     if rollout.phase is Phase.ROLLING_BACK:
-        return Gate(is_held=True, rejected=rejected, kept=frozenset({rollout.stable}))
+        return Gate(
+            is_held=True,
+            rejected=rejected,
+            kept=frozenset({rollout.stable}),
+            is_of_template=rollout.is_of_template,
+        )
     return Gate(
         is_held=True,
         rejected=rejected,
@@ -166,6 +238,8 @@ def gate(plan: CanaryPlan | None, rollout: Rollout | None) -> Gate:
         canary=rollout.version,
         canary_replicas=rollout.canary_replicas,
         promoted=rollout.version if rollout.phase is Phase.PROMOTING else None,
+        is_of_template=rollout.is_of_template,
+        replaces=rollout.change is not None,
     )
 
 
@@ -173,7 +247,8 @@ def gate(plan: CanaryPlan | None, rollout: Rollout | None) -> Gate:
 
 
 def start(now: Look, version: Version | None, name: str, at: str) -> Rollout:
-    """A rollout of `version`, or of the newest one, whether it was rejected before or not.
+    """A rollout of `version`, or of what was deployed and does not run, or of the newest version,
+    whether it was rejected before or not.
 
     Raises:
         Conflict: one is under way (`rollout_in_progress`).
@@ -200,7 +275,11 @@ def start(now: Look, version: Version | None, name: str, at: str) -> Rollout:
             reason="no_live_version",
         )
     newer = sorted(v for v in now.offered or () if v > now.live)
-    if version is None:
+    change = _wanted(now)
+    if version is None and now.change is not None:
+        _check_group(now.plan, name)
+        change, version = now.change, _brought_with(now.change, rollout, newer) or now.live
+    elif version is None:
         if not newer:
             raise FailedPrecondition(
                 f"The source of {name} has nothing newer than version {now.live}, which is live. "
@@ -216,8 +295,26 @@ def start(now: Look, version: Version | None, name: str, at: str) -> Rollout:
             f"undo {name}`.",
             reason="bad_version",
         )
-    rejected = rollout.rejected if rollout is not None else ()
-    return _new(version, now.live, now.plan.steps, now.plan.replicas, rejected, at)
+    return _new(rollout or Rollout(now.live, now.live), version, now.live, now.plan, change, at)
+
+
+def _check_group(plan: CanaryPlan, name: str) -> None:
+    if not plan.replicas:
+        raise FailedPrecondition(
+            f"Replicas of {name} that were started otherwise are tried only apart from its own: "
+            f"`gateway deploy model {name} --canary-replicas 1`. Or name a version: --version N.",
+            reason="no_canary_replicas",
+        )
+
+
+def _brought_with(
+    change: TemplateChange, rollout: Rollout | None, newer: Collection[Version]
+) -> Version | None:
+    """The version with which that template was tried before."""
+    known = rollout.change if rollout is not None else None
+    if rollout is None or known is None or known.after != change.after:
+        return None
+    return rollout.version if rollout.version in newer else None
 
 
 def order(now: Look, action: str, name: str, at: str) -> Rollout:
@@ -235,7 +332,7 @@ def order(now: Look, action: str, name: str, at: str) -> Rollout:
             reason="no_rollout",
         )
     wanted, words = _ORDERS[action]
-    if now.live == rollout.version:
+    if _is_live(rollout, now):
         raise FailedPrecondition(
             f"Version {rollout.version} of {name} is live already. To go back to {rollout.stable}: "
             f"`gateway rollout undo {name}`.",
@@ -300,9 +397,22 @@ def undo(now: Look, name: str, at: str) -> Rollout:
             "would go back. Publish it again, under a new number.",
             reason="version_gone",
         )
-    rejected = _with(rollout.rejected, rollout.version)
+    change = rollout.change
+    if change is not None:
+        if now.running != change.after:
+            raise FailedPrecondition(
+                f"Replicas of {name} run something else by now than what its last rollout brought.",
+                reason="nothing_to_undo",
+            )
+        change = TemplateChange(change.after, change.before)
     # In place whatever the plan says: nobody is sent to it before it is everywhere.
-    return _new(rollout.stable, rollout.version, (), 0, rejected, at)
+    plan = CanaryPlan(())
+    return _new(_rejected(rollout), rollout.stable, rollout.version, plan, change, at)
+
+
+def _without(rejected: tuple[str, ...], change: TemplateChange | None) -> tuple[str, ...]:
+    key = None if change is None else key_of(change.after, change.attempt)
+    return tuple(k for k in rejected if k != key)
 
 
 def _with(rejected: tuple[Version, ...], version: Version) -> tuple[Version, ...]:

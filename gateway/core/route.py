@@ -7,16 +7,24 @@ AVAILABLE are named beside it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
 from gateway.core.split import STICKY, is_chosen
 from gateway.domain.errors import InvalidRequest, NotFound, Unavailable
+from gateway.domain.gateways import Use
 from gateway.domain.models import PROTOCOLS, VersionState, VersionStatus
 from gateway.domain.names import Version
 from gateway.domain.replicas import Endpoint
+
+CANARY = "canary"
+"""The label of a rollout's canary."""
+
+CANARY_SIDE: Version = -1
+"""What the canary's answers are counted by where both sides have the same version: no version is
+below 0, so that counts by version serve for both kinds of rollout."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +74,27 @@ class ModelRoute:
     """What its replicas answer in, where a replica has not said so itself (`Endpoint.speaks`)."""
     canary: Canary | None = None
     """Answers its share of what the live version does; None while no rollout runs."""
+    side: tuple[Target, ...] | None = None
+    """The canary's replicas where it is the live version under another template, which are in
+    `targets` only if nobody else has that version. None: no such rollout."""
     is_scaled: bool = False
     """How many replicas it has follows from its requests: they are counted (core/autoscale.py)."""
     is_started_on_demand: bool = False
     """It is stopped when nobody asks. A request for a version that is READY in `statuses` and has
     no replica starts one, and waits for it until its deadline."""
+
+    def held(self) -> Iterator[tuple[Version, Target]]:
+        """All that answer for it, each with its version."""
+        for version, targets in self.targets.items():
+            for target in targets:
+                yield version, target
+        if self.side and self.live is not None:
+            for target in self.side:
+                yield self.live, target
+
+    def canary_targets(self, canary: Canary) -> tuple[Target, ...]:
+        """Who answers for the canary."""
+        return self.targets.get(canary.version, ()) if self.side is None else self.side
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +108,46 @@ class RoutingTable:
     and nothing that was sent to them is worth waiting for."""
 
 
+def uses_of(table: RoutingTable) -> frozenset[Use]:
+    """All that requests may be sent to by this table."""
+    return frozenset(
+        (name, version, target.replica_id)
+        for name, model in table.models.items()
+        for version, target in model.held()
+    )
+
+
+def names(model: ModelRoute | None, version: Version, replica_id: str) -> bool:
+    """Whether requests for this version may be sent to that replica."""
+    if model is None:
+        return False
+    if any(t.replica_id == replica_id for t in model.targets.get(version, ())):
+        return True
+    return version == model.live and is_of_side(model, replica_id)
+
+
+def is_of_side(model: ModelRoute, replica_id: str) -> bool:
+    """Whether it is one of the canary's where both sides have the same version."""
+    return bool(model.side) and any(t.replica_id == replica_id for t in model.side or ())
+
+
+def is_canarys(model: ModelRoute, canary: Canary, version: Version, replica_id: str) -> bool:
+    """Whether what this replica answers for that version is an answer of the canary."""
+    if model.side is None:
+        return version == canary.version
+    return is_of_side(model, replica_id)
+
+
 def peers(model: ModelRoute) -> tuple[frozenset[str], frozenset[str]]:
     """Its replicas by whom they can be compared with: those that answer for the canary alone, and
     all others. A canary that is worse makes no outliers of its own replicas, nor they of others."""
-    canary = model.canary.version if model.canary is not None else None
+    canary = model.canary.version if model.canary is not None and model.side is None else None
     others = frozenset(
         t.replica_id for v, targets in model.targets.items() if v != canary for t in targets
     )
-    mine = () if canary is None else model.targets.get(canary, ())
+    mine = model.side
+    if mine is None:
+        mine = () if canary is None else model.targets.get(canary, ())
     return frozenset(t.replica_id for t in mine) - others, others
 
 
@@ -140,6 +196,10 @@ def route(
                 f"Unrecognized servable version label: {label}", reason="label_unknown"
             )
         wanted: Version | None = model.labels[label]
+        if label == CANARY and model.side is not None and wanted is not None:
+            if model.side:
+                return Route(model, wanted, model.side)
+            raise _absence(model, version, wanted)
     elif version is not None:
         wanted = version
     else:
@@ -152,10 +212,10 @@ def route(
     raise _absence(model, version, wanted)
 
 
-def shadow_of(canary: Canary, version: Version, place: float, rng: Random) -> Canary | None:
-    """The canary, if a request at `place` that goes to `version` is drawn to be copied to it. Who
-    chose a side is not, as it is not counted."""
-    if not canary.shadow or version == canary.version or is_chosen(place):
+def shadow_of(canary: Canary, place: float, rng: Random) -> Canary | None:
+    """The canary, if a request at `place` that goes to the stable side is drawn to be copied to it.
+    Who chose a side is not, as it is not counted."""
+    if not canary.shadow or is_chosen(place):
         return None
     return canary if rng.random() < canary.shadow else None
 
@@ -166,7 +226,7 @@ def to_canary(model: ModelRoute, place: float) -> Route | None:
     canary = model.canary
     if canary is None or place >= canary.weight:
         return None
-    targets = model.targets.get(canary.version)
+    targets = model.targets.get(canary.version) if model.side is None else model.side
     return Route(model, canary.version, targets) if targets else None
 
 

@@ -34,6 +34,8 @@ class ReplicaSeen:
     """It has answered once, and does not any more."""
     group: str = ""
     """Empty: one of the model's own; else one of the canary's."""
+    is_current: bool = True
+    """Whether it was started with what its group should be started with now."""
 
     def state(self, version: Version) -> VersionState | None:
         """What it says of `version`; None when it does not know it or did not answer."""
@@ -76,10 +78,21 @@ class Gate:
     others."""
     promoted: Version | None = None
     """Goes live as soon as it is READY wherever the model is answered."""
+    is_of_template: bool = False
+    """Both sides of the rollout have the live version: the canary's replicas are its side, and
+    answer for nobody else where the model's own can. True until nothing is left of it."""
+    replaces: bool = False
+    """The model's own replicas are being replaced. `promoted` goes live when as many of the new
+    ones as are wanted have it, not with the first."""
 
     def is_apart(self, live: Version | None) -> bool:
-        """Whether the canary is for replicas of its own only."""
+        """Whether the canary is a version for replicas of its own only."""
         return self.canary_replicas > 0 and self.canary not in (None, live, self.promoted)
+
+    @property
+    def has_sides(self) -> bool:
+        """Whether the canary is the same version on replicas of its own."""
+        return self.is_of_template and self.canary is not None and self.canary_replicas > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +133,9 @@ class Decision:
     apart: tuple[Version, ...] | None = None
     """What the canary's own replicas should hold. None: there should be none; those that there are
     keep what they have until they go."""
+    side: tuple[str, ...] | None = None
+    """Replicas that are the canary's side of a rollout of a template, and hold the live version.
+    None: there is no such rollout, or nothing is to be sent there."""
+    is_placed: bool = False
+    """As many of the model's own replicas as are wanted are current and hold the version that is
+    live, and all others are on their way out."""

@@ -63,6 +63,8 @@ def decide(now: Snapshot) -> Decision:
         candidate=_candidate(own, wanted),
         loaded=canary_group.loaded(loaded, now),
         apart=apart,
+        side=canary_group.side(now, released),
+        is_placed=_is_placed(own, live),
     )
 
 
@@ -227,11 +229,22 @@ def _next_live(
     if now.live is None:
         return max((v for v in aspired if v in _ready(now, released)), default=None)
     if now.gate.is_held:
-        return now.gate.promoted if now.gate.promoted in loaded else now.live
+        goes = now.gate.promoted in loaded
+        if goes and now.gate.replaces:
+            goes = _is_placed(now, now.gate.promoted)
+        return now.gate.promoted if goes else now.live
     for version in sorted(loaded, reverse=True):
         if _outranks(version, now, aspired):
             return version
     return now.live
+
+
+def _is_placed(now: Snapshot, version: Version | None) -> bool:
+    """Whether replicas that are current, as many as are wanted, hold `version`, and no others are
+    to stay."""
+    staying = [r for r in now.replicas if not r.draining]
+    holders = sum(version in r.ready() for r in staying if r.is_current)
+    return holders >= now.wanted and all(r.is_current for r in staying)
 
 
 def _ready(now: Snapshot, released: frozenset[str]) -> set[Version]:

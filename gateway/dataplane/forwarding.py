@@ -49,7 +49,7 @@ class Forwarding:
 
     __slots__ = (
         "_call_began", "_endpoint", "_has_turn", "_hedge", "_is_over", "_outcome", "_pieces",
-        "_plane", "_timer", "_use", "_wait", "answered_by", "asked_version", "attempts", "caller",
+        "_plane", "_timer", "_use", "_wait", "answered_by", "asked", "attempts", "caller",
         "deadline_at", "exchange", "hedging", "is_queued", "label", "name", "place", "priority",
         "sent", "shadow", "speaks", "state", "table", "task", "transport", "upstream_s", "version",
         "way",
@@ -77,8 +77,8 @@ class Forwarding:
         self.caller = caller
         self.attempts: list[Attempt] = []
         self.answered_by: Version | None = None
-        self.asked_version: Version | None = None
-        """Of the last call, answered or not."""
+        self.asked: Use | None = None
+        """The last call, answered or not."""
         self.place: float | None = None
         """On which side of a rollout it is (core/split.py), with all its attempts."""
         self.exchange: ClientExchange | None = None  # the call under way that it is passed on to
@@ -149,8 +149,7 @@ class Forwarding:
             self._has_turn = True
         if self._wait is not None:
             self._wait.pause()
-        self.asked_version = version
-        self._use = use = (self.name, version, target.replica_id)
+        self.asked = self._use = use = (self.name, version, target.replica_id)
         plane.in_flight.begin(use)
         self._endpoint = endpoint = target.endpoint
         self._call_began = began = perf_counter()
@@ -355,7 +354,8 @@ class Forwarding:
         """This call is the only one from now on."""
         self._abandon()
         self.upstream_s -= perf_counter() - began  # which is counted when that call ends
-        self._use, self._endpoint = use, target.endpoint
+        self.asked = self._use = use
+        self._endpoint = target.endpoint
         self._call_began, self.exchange = began, exchange
         self._hedge = self._pieces = None
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Collection
 from typing import TypeVar
 
-from gateway.core.route import RoutingTable
+from gateway.core.route import RoutingTable, names
 from gateway.domain.names import Version
 
 T = TypeVar("T")
@@ -55,7 +55,8 @@ class InFlight:
 
     def busy(self, table: RoutingTable) -> Collection[Use]:
         """Uses under way that `table` no longer names."""
-        return {use for use in self._uses if not _names(table, use)}
+        models = table.models
+        return {use for use in self._uses if not names(models.get(use[0]), use[1], use[2])}
 
     async def change(self) -> None:
         """Wait until something has ended."""
@@ -78,10 +79,3 @@ def _decrement(counts: dict[T, int], key: T) -> None:
     else:
         # Removed, not kept at 0: replicas and versions come and go for ever.
         del counts[key]
-
-
-def _names(table: RoutingTable, use: Use) -> bool:
-    name, version, replica_id = use
-    model = table.models.get(name)
-    targets = model.targets.get(version, ()) if model is not None else ()
-    return any(t.replica_id == replica_id for t in targets)

@@ -18,7 +18,7 @@ from dataclasses import replace
 from itertools import chain, count
 
 from gateway.core.autoscale import Demand
-from gateway.core.route import RoutingTable
+from gateway.core.route import RoutingTable, uses_of
 from gateway.dataplane.addresses import close_all, listening, shown
 from gateway.dataplane.certificates import certificate_files
 from gateway.dataplane.demand import summed as total
@@ -66,15 +66,6 @@ _SETTLED_S = 30.0
 
 _START_S = 60.0
 """A worker imports and begins in about a second, several at once on a small machine in a few."""
-
-
-def _uses(table: RoutingTable) -> frozenset[Use]:
-    return frozenset(
-        (name, version, target.replica_id)
-        for name, model in table.models.items()
-        for version, targets in model.targets.items()
-        for target in targets
-    )
 
 
 class WorkerPlanes:
@@ -164,7 +155,7 @@ class WorkerPlanes:
         self._departed_shadows = [
             kept for each in self._departed_shadows if (kept := current(each, table))
         ]
-        self._uses = _uses(table)
+        self._uses = uses_of(table)
         self._number += 1
         for worker in self._workers:
             worker.tell(self._number, table, self._uses)

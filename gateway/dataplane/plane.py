@@ -108,10 +108,7 @@ class Dataplane:
         an answer of one that has become silent ask another."""
         before, self.table = self.table, table
         targets = {
-            t.replica_id: t.endpoint
-            for model in table.models.values()
-            for group in model.targets.values()
-            for t in group
+            t.replica_id: t.endpoint for model in table.models.values() for _, t in model.held()
         }
         groups = {name: peers(model) for name, model in table.models.items()}
         self.replicas.keep(groups, self.loop.time())
@@ -216,8 +213,7 @@ class Dataplane:
                 place = caller.place(name, model.canary.sticky)
                 if place is None:
                     place = self.rng.random()
-                way = to_canary(model, place) or way
-                shadow = shadow_of(model.canary, way.version, place, self.rng)
+                way, shadow = self._split(way, model.canary, place)
         except Unavailable:
             if not is_interrupted(table, name, version, label):
                 raise
@@ -244,6 +240,13 @@ class Dataplane:
         if model.hedge:
             asked.hedging = state.tail_of(model.hedge)
         return asked
+
+    def _split(self, way: Route, canary: Canary, place: float) -> tuple[Route, Canary | None]:
+        """Where a request at this place goes, and who gets a copy of it."""
+        other = to_canary(way.model, place)
+        if other is not None:
+            return other, None
+        return way, shadow_of(canary, place, self.rng)
 
     def _known(self, name: str, most: int) -> ModelState:
         settings = self.settings

@@ -134,7 +134,7 @@ class Seen:
         model = self.model if self.model in plane.table.models else UNKNOWN_MODEL
         plane.metrics.answered(model, version, self.protocol, code, took_s)
         if asked is not None and asked.place is not None:
-            plane.split.ended(model, asked.asked_version, asked.place, asked.upstream_s, code)
+            plane.split.ended(model, asked.asked, asked.place, asked.upstream_s, code)
         if plane.settings.access_log:
             log.event(
                 "request.answered",

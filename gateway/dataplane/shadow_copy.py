@@ -118,7 +118,7 @@ class Copy:
 
     def _target(self, model: ModelRoute) -> Target | None:
         """The replica that has answered, or another one."""
-        targets = model.targets.get(self._canary.version, ())
+        targets = model.canary_targets(self._canary)
         same = next((t for t in targets if t.replica_id == self._use[2]), None)
         return same or (self._plane.rng.choice(targets) if targets else None)
 

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
 from gateway.core import agreement
+from gateway.core.route import is_canarys
 from gateway.dataplane.callers import DirectCaller
 from gateway.dataplane.inflight import Use
 from gateway.dataplane.rescue import bug
@@ -67,7 +68,10 @@ class Shadowing:
 
     def _keep(self, asking: Forwarding, use: Use, status: int) -> Copy | None:
         canary, caller, name = asking.shadow, asking.caller, asking.name
-        if canary is None or use[1] == canary.version or status > asking.transport.last_good:
+        if canary is None or status > asking.transport.last_good:
+            return None
+        model = self._plane.table.models.get(name)
+        if model is None or is_canarys(model, canary, use[1], use[2]):
             return None
         if not (caller.is_complete and caller.can_repeat):
             self.tell(name, canary.window, "skipped")

@@ -88,8 +88,7 @@ class SignatureCache:
         named = {
             (target.endpoint.http or target.endpoint.grpc, name, version)
             for name, model in table.models.items()
-            for version, targets in model.targets.items()
-            for target in targets
+            for version, target in model.held()
         }
         for gone in [key for key in self._kept if key not in named]:
             del self._kept[gone]

@@ -1,4 +1,7 @@
-"""What the two sides of each rollout have answered, in this process."""
+"""What the two sides of each rollout have answered, in this process.
+
+Counted by version; where both sides have the same, the canary's is what its replicas have answered.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ from typing import TypeVar
 
 from gateway.core import agreement
 from gateway.core.analysis import BOUNDS_S, Tally, add, count, empty
-from gateway.core.route import RoutingTable
+from gateway.core.route import CANARY_SIDE, RoutingTable
 from gateway.core.split import is_chosen
+from gateway.dataplane.inflight import Use
 from gateway.domain.agreement import AgreementTally
 from gateway.domain.names import Version
 
@@ -31,38 +35,46 @@ class SplitCounts:
     def __init__(self) -> None:
         self._windows: dict[str, Window] = {}
         self._shadows: dict[str, Shadowed] = {}
+        self._sides: dict[str, frozenset[str]] = {}
+        """By model, the replicas that have been the canary's in its window."""
 
     def keep(self, table: RoutingTable) -> None:
         """Begin the windows that are new in this table and forget those that it does not name."""
         before, self._windows = self._windows, {}
         shadows, self._shadows = self._shadows, {}
+        sides, self._sides = self._sides, {}
         for name, model in table.models.items():
             canary = model.canary
             if canary is None or model.live is None:
                 continue
             known = before.get(name)
             if known is None or known[0] != canary.window:
-                known = canary.window, {model.live: empty(), canary.version: empty()}
+                key = canary.version if model.side is None else CANARY_SIDE
+                known = canary.window, {model.live: empty(), key: empty()}
+                sides.pop(name, None)
             self._windows[name] = known
+            if model.side is not None:
+                # With those that are gone: their last requests may still end.
+                ids = frozenset(t.replica_id for t in model.side)
+                self._sides[name] = sides.get(name, frozenset()) | ids
             if canary.shadow:
                 shadowed = shadows.get(name)
                 if shadowed is None or shadowed[0] != canary.window:
                     shadowed = canary.window, AgreementTally()
                 self._shadows[name] = shadowed
 
-    def ended(
-        self, model: str, version: Version | None, place: float, took_s: float, code: str
-    ) -> None:
-        """A request that was split has ended; `version` was asked last.
+    def ended(self, model: str, asked: Use | None, place: float, took_s: float, code: str) -> None:
+        """A request that was split has ended; `asked` was its last call.
 
         A caller who left is counted with the time that it has waited: else a canary that hangs
         would look as good as its few quick answers. A request that chose its side tells nothing:
         testers send what others do not.
         """
         window = self._windows.get(model)
-        if window is None or version is None or is_chosen(place):
+        if window is None or asked is None or is_chosen(place):
             return
-        tally = window[1].get(version)
+        side = self._sides.get(model)
+        tally = window[1].get(CANARY_SIDE if side and asked[2] in side else asked[1])
         if tally is None:
             return
         if code in _GOOD:

@@ -119,8 +119,7 @@ class Translation:
             named = {
                 target.endpoint.http
                 for model in table.models.values()
-                for targets in model.targets.values()
-                for target in targets
+                for _, target in model.held()
             }
             self.takes_binary = {h: b for h, b in self.takes_binary.items() if h in named}
 

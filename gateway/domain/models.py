@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from gateway.domain.names import Version
 from gateway.domain.rollouts import Rollout
+from gateway.domain.templates import Batching as Batching
+from gateway.domain.templates import Resources as Resources
+from gateway.domain.templates import Template
 
 
 class Backend(StrEnum):
@@ -39,29 +42,6 @@ class Specific:
 
 
 VersionPolicy = Latest | All | Specific
-
-
-@dataclass(frozen=True, slots=True)
-class Resources:
-    """What one replica may use."""
-
-    gpus: int = 0
-    gpu_type: str | None = None
-    """GPU product, e.g. `NVIDIA-A100-SXM4-80GB`; None takes any."""
-    cpus: float | None = None
-    """Cores; None sets no bound."""
-    memory_bytes: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Batching:
-    """How a replica joins rows of separate requests into one run."""
-
-    max_rows: int = 32
-    """Rows per run at most. 1 turns joining off."""
-    delay_s: float = 0.0
-    """How long the first row waits for company. 0 joins only what is queued already, which costs
-    a lone caller nothing and still fills batches under load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +143,9 @@ class ModelSpec:
     tenant: str = "default"
     managed_by: str = "control"
     """`control` (API, CLI) or `reload` (TensorFlow Serving's HandleReloadConfigRequest)."""
+    attempt: int = 0
+    """Grows when somebody deploys a template again that a rollout has taken back: it is then tried
+    again. No part of the template, or its replicas would be replaced for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +162,9 @@ class ModelRecord:
     """Answers when a caller names no version. Kept, so that a restart does not flip it."""
     rollout: Rollout | None = None
     """The newest one; None before the first."""
+    running: Template | None = None
+    """What the model's own replicas are started with, which is the spec's own unless a rollout has
+    yet to bring that, or has taken it back. None: what the spec says."""
 
 
 class VersionState(StrEnum):

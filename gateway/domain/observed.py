@@ -63,6 +63,21 @@ class ScaleView:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateView:
+    """What a model's own replicas are started with, for people."""
+
+    running: str
+    """Digest (core/placement.template_of)."""
+    deployed: str
+    """The same of what was deployed last; another one while a rollout brings it, or when one has
+    taken it back."""
+    changes: tuple[str, ...] = ()
+    """In which parts the deployed one differs."""
+    is_rejected: bool = False
+    """The deployed one was taken back: it waits until somebody deploys or starts it again."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelView:
     """One model as it is now."""
 
@@ -84,6 +99,7 @@ class ModelView:
     """The newest one, under way or over."""
     scale: ScaleView | None = None
     """None where it has a fixed number of replicas."""
+    template: TemplateView | None = None
 
     @property
     def is_idle(self) -> bool:

@@ -1,4 +1,5 @@
-"""A rollout: one version on its way to all of a model's traffic, in steps."""
+"""A rollout: a version, or another template of one, on its way to all of a model's traffic, in
+steps."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from enum import StrEnum
 
 from gateway.domain.agreement import Agreement
 from gateway.domain.names import Version
+from gateway.domain.templates import TemplateChange
 
 
 class Phase(StrEnum):
@@ -93,11 +95,27 @@ class Rollout:
     """Versions that were rolled back or undone: they go live only when somebody starts them."""
     canary_replicas: int = 0
     """Replicas of its own that the canary has, as the model's plan was when it began; 0: none."""
+    change: TemplateChange | None = None
+    """What the canary's replicas are started with, where that is something else than the stable
+    version's. `version` may then be `stable`: the same one, run otherwise."""
+    rejected_templates: tuple[str, ...] = ()
+    """Keys (core/templates.py) of what was rolled back or undone, the last ones: started only when
+    somebody deploys it again or starts it."""
 
     @property
     def is_over(self) -> bool:
         """Whether it has ended."""
         return self.phase in OVER
+
+    @property
+    def is_of_template(self) -> bool:
+        """Whether both sides have the same version, and differ in their template alone."""
+        return self.change is not None and self.version == self.stable
+
+    @property
+    def is_undo(self) -> bool:
+        """Whether it goes back, all at once and in place."""
+        return not self.steps
 
     @property
     def replicas_wanted(self) -> int:
@@ -120,3 +138,7 @@ class RolloutView:
     finding: Finding
     min_samples: int = 0
     step_s: float = 0.0
+    template: str = ""
+    """Digest of what the canary's replicas are started with, …"""
+    template_before: str = ""
+    """… and of the stable side's; both empty where it brings no other template."""

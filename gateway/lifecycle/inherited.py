@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 
-from gateway.core.route import RoutingTable
-from gateway.domain.replicas import Replica, ReplicaSet, ReplicaState
+from gateway.core.route import RoutingTable, is_of_side
+from gateway.domain.replicas import CANARY_GROUP, Replica, ReplicaSet, ReplicaState
 from gateway.ports import Scheduler
 
 
@@ -22,10 +22,16 @@ class InheritingScheduler:
     def __init__(self, own: Scheduler, table: RoutingTable) -> None:
         self._own = own
         self._inherited = {
-            t.replica_id: Replica(t.replica_id, name, ReplicaState.DRAINING, endpoint=t.endpoint)
+            t.replica_id: Replica(
+                t.replica_id,
+                name,
+                ReplicaState.DRAINING,
+                endpoint=t.endpoint,
+                # What a rollout has yet to prove must not answer as one of the model's own.
+                group=CANARY_GROUP if is_of_side(route, t.replica_id) else "",
+            )
             for name, route in table.models.items()
-            for targets in route.targets.values()
-            for t in targets
+            for _, t in route.held()
         }
         self._news = asyncio.Event()
 

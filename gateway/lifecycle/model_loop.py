@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
+from gateway.core import templates
 from gateway.core.analysis import AnalysisSettings
 from gateway.core.autoscale import AutoscaleSettings, Demand
 from gateway.core.hedge import share_of
@@ -14,11 +16,12 @@ from gateway.core.rollout import TRANSITIONS, Look
 from gateway.core.route import Canary, ModelRoute, Target
 from gateway.core.versions import Decision, Memory, ReplicaSeen, Snapshot, decide, given_up
 from gateway.domain.agreement import AgreementTally
-from gateway.domain.models import Backend, ModelRecord, VersionStatus
+from gateway.domain.models import Backend, ModelRecord, ModelSpec, VersionStatus
 from gateway.domain.names import Version
-from gateway.domain.observed import ModelView
+from gateway.domain.observed import ModelView, TemplateView
 from gateway.domain.replicas import CANARY_GROUP, Replica, ReplicaSet, ReplicaState
-from gateway.domain.rollouts import RolloutView
+from gateway.domain.rollouts import Phase, RolloutView
+from gateway.domain.templates import Template
 from gateway.lifecycle.news import News, news
 from gateway.lifecycle.replica_watch import NOTHING, ReplicaWatch
 from gateway.lifecycle.rollout_loop import RolloutLoop
@@ -51,7 +54,7 @@ def _listens(replica: Replica) -> bool:
     return replica.state in _ANSWERING and replica.endpoint is not None
 
 
-def _seen(replica: Replica, watch: ReplicaWatch | None) -> ReplicaSeen:
+def _seen(replica: Replica, watch: ReplicaWatch | None, template: str | None) -> ReplicaSeen:
     return ReplicaSeen(
         id=replica.id,
         report=NOTHING if watch is None else watch.report,
@@ -60,6 +63,7 @@ def _seen(replica: Replica, watch: ReplicaWatch | None) -> ReplicaSeen:
         told=frozenset() if watch is None else watch.told,
         is_silent=watch is not None and watch.is_silent,
         group=replica.group,
+        is_current=replica.template == template,
     )
 
 
@@ -73,6 +77,8 @@ class ModelLoop:
     live: Version | None
     rollouts: RolloutLoop
     scale: ScaleLoop
+    running: Template
+    """What its own replicas are started with when no rollout says otherwise (core/templates.py)."""
     deleted: bool = False
     memory: Memory = field(default_factory=Memory)
     reasons: Mapping[Version, str] = field(default_factory=dict)
@@ -107,18 +113,35 @@ class ModelLoop:
         rollout = self.rollouts.rollout
         return 0 if self.deleted or rollout is None else rollout.replicas_wanted
 
+    def update(self, record: ModelRecord) -> None:
+        """What is wanted now. Where no rollout brings another template, it runs from now on."""
+        self.record = record
+        rollout, live = self.rollouts.rollout, self.live
+        self.running = templates.running(record.spec, self.running, live, rollout, self.wanted)
+
+    def started(self, group: str = "") -> ModelSpec:
+        """The spec by which the replicas of a group are started now."""
+        template = templates.of_group(self.running, self.rollouts.rollout, group)
+        return templates.started_by(self.record.spec, template)
+
+    def templates(self) -> dict[str, str]:
+        """By group, the digest of what its replicas are started with now."""
+        return {group: template_of(self.started(group)) for group in ("", CANARY_GROUP)}
+
     def replica_sets(self) -> list[ReplicaSet]:
         """The groups of replicas that there should be now."""
         if self.deleted:
             return []
         spec, wanted, canaries = self.record.spec, self.wanted, self.canary_wanted
-        if self._sets is not None and self._sets[0] == (spec, wanted, canaries):
+        known = (spec, self.running, self.rollouts.rollout, wanted, canaries)
+        if self._sets is not None and self._sets[0] == known:
             return self._sets[1]
-        template = template_of(spec)
-        groups = [ReplicaSet(spec, template, wanted)]
+        own = self.started()
+        groups = [ReplicaSet(own, template_of(own), wanted)]
         if canaries:
-            groups.append(ReplicaSet(spec, template, canaries, CANARY_GROUP))
-        self._sets = (spec, wanted, canaries), groups
+            canary = self.started(CANARY_GROUP)
+            groups.append(ReplicaSet(canary, template_of(canary), canaries, CANARY_GROUP))
+        self._sets = known, groups
         return groups
 
     @property
@@ -160,7 +183,7 @@ class ModelLoop:
             return "no version has answered yet"
         if self.rollouts.is_under_way:
             return "a rollout is under way"
-        if self.scale.proven != template_of(self.record.spec):
+        if self.scale.proven != template_of(self.started()):
             return "what its replicas are started with has changed"
         if decision is not None and decision.candidate not in (self.live, *self.memory.suspect):
             return f"version {decision.candidate} has to be loaded"
@@ -172,23 +195,27 @@ class ModelLoop:
         watches: Mapping[str, ReplicaWatch],
         tallies: Mapping[Version, Sequence[int]],
         agreed: AgreementTally | None,
-        busy: Collection[Version],
         analysis: AnalysisSettings,
         now: float,
+        *,
+        is_busy: bool,
     ) -> tuple[ModelRoute, ModelView]:
         """One model's part of a tick; keeps the decision, its memory and the rollout.
 
-        `tallies`, `agreed` and `busy` are what the data planes say of this model, by the table that
-        is out. Deciding costs half a millisecond, so what has not changed is not decided again:
-        with 500 models every change of one would hold up the requests of all.
+        `tallies` and `agreed` are what the data planes say of this model, by the table that is out;
+        `is_busy`: requests may still be under way to its canary. Deciding costs half a millisecond,
+        so what has not changed is not decided again: with 500 models every change of one would hold
+        up the requests of all.
         """
         inputs = self._looked_at(replicas, watches)
         self.is_as_before = inputs == self._acted_on and not self._moves_with_time
         if self.is_as_before and self._outcome is not None:
             return self._outcome
         self._inputs = inputs
-        spec = self.record.spec
-        held = {r.id: _seen(r, watches.get(r.id)) for r in replicas if _listens(r)}
+        spec, current = self.record.spec, self.templates()
+        held = {
+            r.id: _seen(r, watches.get(r.id), current.get(r.group)) for r in replicas if _listens(r)
+        }
         self.rollouts.examine(spec.canary, tallies, agreed, now, analysis)
         snapshot = Snapshot(
             policy=spec.policy,
@@ -199,7 +226,7 @@ class ModelLoop:
             labels=spec.labels,
             memory=self.memory,
         )
-        self._settle(snapshot, busy, now)
+        self._settle(snapshot, now, is_busy=is_busy)
         assert self.decision is not None
         endpoints = {r.id: r.endpoint for r in replicas if r.endpoint is not None}
         silent = given_up(snapshot.replicas, self.decision)
@@ -207,7 +234,7 @@ class ModelLoop:
         seen = Seen(
             spec=spec,
             generation=self.record.generation,
-            template=template_of(spec),
+            templates=current,
             decision=self.decision,
             replicas=replicas,
             held=held,
@@ -229,13 +256,18 @@ class ModelLoop:
         self.memory = self.decision.memory
         self.reasons = reasons_of(self.memory, statuses)
         unversioned = {i for i, one in held.items() if one.report.unversioned}
-        view = model_view(seen, statuses)
-        scale = self.scale.view(now, is_on_demand=self.is_on_demand)
-        view = replace(view, rollout=self._rollout_view(seen), scale=scale)
         self._prove(seen)
         route = self._route(replicas, routed_statuses(seen, statuses), unversioned)
-        self._outcome = route, view
+        self._outcome = route, self._view(seen, statuses, now)
         return self._outcome
+
+    def _view(self, seen: Seen, statuses: Sequence[VersionStatus], now: float) -> ModelView:
+        return replace(
+            model_view(seen, statuses),
+            rollout=self._rollout_view(seen),
+            scale=self.scale.view(now, is_on_demand=self.is_on_demand),
+            template=self._template_view(),
+        )
 
     def acted(self) -> None:
         """All that follows from the last decision has been done."""
@@ -252,7 +284,7 @@ class ModelLoop:
         """Everything that a decision comes of, but for the time."""
         source = self.source
         return (
-            (self.record, self.live, self.memory, self.reasons, self.wanted),
+            (self.record, self.live, self.memory, self.reasons, self.wanted, self.running),
             (self.rollouts.rollout, self.rollouts.is_stored),
             (source.published, source.reason, source.failing_since, source.looks > 0),
             tuple(replicas),
@@ -264,32 +296,49 @@ class ModelLoop:
 
     def _prove(self, seen: Seen) -> None:
         """Remember the template if one of its replicas holds the live version."""
-        held = seen.held
-        if self.live is not None and any(
-            r.template == seen.template and r.id in held and self.live in held[r.id].ready()
-            for r in seen.replicas
-        ):
-            self.scale.proven = seen.template
+        own = [s for s in seen.held.values() if not s.group and s.is_current]
+        if self.live is not None and any(self.live in s.ready() for s in own):
+            self.scale.proven = seen.templates[""]
 
     def _rollout_view(self, seen: Seen) -> RolloutView | None:
         rollout = self.rollouts.rollout
         trouble = "" if rollout is None else canary_trouble(seen, rollout.version, self.reasons)
-        return self.rollouts.view(seen.spec.canary, trouble)
+        return self.rollouts.view(seen.spec.canary, trouble, partial(templates.digest, seen.spec))
 
-    def _settle(self, snapshot: Snapshot, busy: Collection[Version], now: float) -> None:
+    def _template_view(self) -> TemplateView:
+        spec, running = self.record.spec, self.running
+        change = templates.deployed(spec, running)
+        return TemplateView(
+            templates.digest(spec, running),
+            template_of(spec),
+            () if change is None else templates.differences(change.before, change.after),
+            is_rejected=change is not None and self._is_refused(),
+        )
+
+    def _is_refused(self) -> bool:
+        """Whether a rollout has taken back what was deployed."""
+        rollout = self.rollouts.rollout
+        spec = self.record.spec
+        return rollout is not None and templates.is_rejected(spec, rollout.rejected_templates)
+
+    def _settle(self, snapshot: Snapshot, now: float, *, is_busy: bool) -> None:
         """Decide about versions and about the rollout until neither changes the other."""
         plan = self.record.spec.canary
         for _ in range(_MOST_TRANSITIONS):
             snapshot = replace(snapshot, gate=self.rollouts.gate(plan))
             self.decision = decide(snapshot)
-            if self.deleted or not self.rollouts.step(self.look(now, busy), now, utc_stamp()):
+            look = self.look(now, is_busy=is_busy)
+            if self.deleted or not self.rollouts.step(look, now, utc_stamp()):
                 return
+            after = self.rollouts.rollout
+            if after is not None and after.change and after.phase is Phase.SUCCEEDED:
+                self.running = after.change.after
 
-    def look(self, now: float, busy: Collection[Version] = (), *, ahead: bool = False) -> Look:
+    def look(self, now: float, *, is_busy: bool = False, ahead: bool = False) -> Look:
         """All that is known of its rollout, by the last decision. `ahead`: what that decision makes
         live is taken to be so, although it may not be stored yet."""
         assert self.decision is not None
-        spec, rollout = self.record.spec, self.rollouts.rollout
+        spec = self.record.spec
         offered = self.source.offered(require_manifest=spec.require_manifest)
         return self.rollouts.look(
             spec.canary,
@@ -297,7 +346,10 @@ class ModelLoop:
             self.decision,
             None if offered is None else frozenset(offered),
             now,
-            is_busy=rollout is not None and rollout.version in busy,
+            is_busy=is_busy,
+            running=self.running,
+            change=templates.deployed(spec, self.running),
+            is_refused=self._is_refused(),
         )
 
     def take(self, view: ModelView, now: float, *, adopting: bool) -> list[News]:
@@ -335,6 +387,9 @@ class ModelLoop:
                 version: tuple(Target(i, endpoints[i]) for i in ids)
                 for version, ids in self.decision.routes.items()
             },
+            side=None
+            if self.decision.side is None
+            else tuple(Target(i, endpoints[i]) for i in self.decision.side),
             labels=self.decision.labels,
             statuses=tuple(statuses),
             timeout_s=spec.timeout_s,
@@ -350,4 +405,6 @@ class ModelLoop:
         """What the routing table says of the rollout; nothing where its version is live already."""
         assert self.decision is not None
         found = self.rollouts.canary(self.record.spec.canary)
-        return None if found is None or found.version == self.decision.live else found
+        if found is None or (found.version == self.decision.live and self.decision.side is None):
+            return None
+        return found

@@ -15,20 +15,22 @@ from random import Random
 from typing import Any, Protocol
 
 from gateway.core import rollout
-from gateway.core.placement import template_of
 from gateway.core.route import ModelRoute, RoutingTable
+from gateway.core.templates import digest, template_in
 from gateway.core.versions import ReplicaSeen, told
 from gateway.domain.agreement import AgreementTally
 from gateway.domain.errors import NotFound, Unavailable
+from gateway.domain.gateways import Use
 from gateway.domain.models import ModelRecord, VersionState
 from gateway.domain.names import Version
 from gateway.domain.observed import ModelView
 from gateway.domain.replicas import Replica, ReplicaSet, ReplicaState, Told
 from gateway.domain.rollouts import Rollout
+from gateway.lifecycle.keeping import keep, keep_rollout
 from gateway.lifecycle.meters import Meters
 from gateway.lifecycle.model_loop import ModelLoop
 from gateway.lifecycle.replica_watch import ReplicaWatch
-from gateway.lifecycle.replicas_of import by_model, releasable, spoken_to
+from gateway.lifecycle.replicas_of import by_model, canary_uses, releasable, spoken_to
 from gateway.lifecycle.rollout_loop import RolloutLoop
 from gateway.lifecycle.scale_loop import ScaleLoop
 from gateway.lifecycle.settings import LifecycleSettings
@@ -141,7 +143,7 @@ class Lifecycle:
         else:
             after = rollout.order(look, action, name, at)
         model.rollouts.take(after, now)
-        await self._keep_rollout(model)
+        await keep_rollout(self._store, model)
         self._wake.set()
         return after
 
@@ -231,9 +233,7 @@ class Lifecycle:
             route, views[name] = self._decide(model, of_model[name], watches)
             if not model.deleted:
                 routes[name] = route
-        await self._make_live()
-        for model in self._models.values():
-            await self._keep_rollout(model)
+        await keep(self._store, self._models.values())
         await turns.next()
         self._publish(routes)
         busy = self._busy()
@@ -295,16 +295,14 @@ class Lifecycle:
     ) -> tuple[ModelRoute, ModelView]:
         tallies: Mapping[Version, Sequence[int]] = {}
         agreed: AgreementTally | None = None
-        busy: set[Version] = set()
+        busy: set[Use] = set()
         if model.rollouts.is_under_way:
             tallies = self._planes.tallies(model.name)
             agreed = self._planes.agreement(model.name)
-            busy = {version for name, version, _ in self._planes.busy() if name == model.name}
-            table = self._table.models.get(model.name)
-            if table is not None and table.canary is not None:
-                busy.add(table.canary.version)
+            busy = canary_uses(model, self._planes.busy(), self._table, replicas)
         settings = self._settings.analysis
-        return model.decide(replicas, watches, tallies, agreed, busy, settings, self._clock.now())
+        now = self._clock.now()
+        return model.decide(replicas, watches, tallies, agreed, settings, now, is_busy=bool(busy))
 
     def _sync_models(
         self,
@@ -323,7 +321,7 @@ class Lifecycle:
             if known.record.spec.source != record.spec.source:
                 known.source_task.cancel()
                 known.source, known.source_task = self._watch_source(record, tasks)
-            known.record = record
+            known.update(record)
         for name, model in self._models.items():
             if name not in records and not model.deleted:
                 model.deleted = True
@@ -334,8 +332,11 @@ class Lifecycle:
         window = 0 if self._term is None else self._term.first_window
         rollouts = RolloutLoop(record.rollout, window=window, since=self._clock.now())
         # What answers has been started by these settings, as far as a new gateway can know.
-        scale = ScaleLoop(template_of(record.spec) if record.live_version is not None else "")
-        return ModelLoop(record, watch, task, record.live_version, rollouts, scale)
+        running = record.running or template_in(record.spec)
+        scale = ScaleLoop(digest(record.spec, running) if record.live_version is not None else "")
+        model = ModelLoop(record, watch, task, record.live_version, rollouts, scale, running)
+        model.update(record)
+        return model
 
     def _watch_source(
         self, record: ModelRecord, tasks: asyncio.TaskGroup
@@ -378,32 +379,6 @@ class Lifecycle:
                 )
                 self._watches[replica_id] = (watch, tasks.create_task(watch.run()))
 
-    async def _make_live(self) -> None:
-        """Remember live versions before anybody is answered by them: a crash in between then
-        repeats the change instead of taking it back."""
-        for model in self._models.values():
-            if model.decision is None or model.deleted or model.decision.live == model.live:
-                continue
-            # Deleted in between: the next tick finds that out.
-            with contextlib.suppress(NotFound):
-                await self._store.set_live(model.name, model.decision.live)
-            model.live = model.decision.live
-
-    async def _keep_rollout(self, model: ModelLoop) -> None:
-        """Remember a rollout before anybody is answered by it: after a crash the canary has the
-        weight that it had, and nobody is sent back."""
-        loop = model.rollouts
-        if loop.is_stored or model.deleted:
-            return
-        loop.is_stored = True
-        try:
-            await self._store.set_rollout(model.name, loop.rollout)
-        except NotFound:
-            return  # Deleted in between: the next tick finds that out.
-        except BaseException:
-            loop.is_stored = False
-            raise
-
     def _publish(self, routes: Mapping[str, ModelRoute]) -> None:
         silent = tuple(t for m in self._models.values() if not m.deleted for t in m.silent)
         known = self._table.models, self._table.silent
@@ -429,12 +404,13 @@ class Lifecycle:
         if decision is None or model.deleted:
             return
         spec = model.record.spec
-        template = template_of(spec)
+        templates = model.templates()
         offered = model.source.offered(require_manifest=spec.require_manifest)
         if not model.source.looks:
             return
         for replica in replicas:
-            if replica.template != template or replica.state is ReplicaState.DRAINING:
+            is_current = replica.template == templates.get(replica.group)
+            if not is_current or replica.state is ReplicaState.DRAINING:
                 continue
             watch = self._watches[replica.id][0] if replica.id in self._watches else None
             if watch is None or not watch.report.answered:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from gateway.core.route import RoutingTable
+from gateway.core.route import RoutingTable, uses_of
 from gateway.domain.gateways import Use
 from gateway.domain.models import PROTOCOLS
 from gateway.domain.replicas import Endpoint, Replica, ReplicaState
@@ -28,6 +28,27 @@ def by_model(replicas: Sequence[Replica], models: Collection[str]) -> dict[str, 
     return found
 
 
+def canary_uses(
+    model: ModelLoop, busy: Collection[Use], table: RoutingTable, replicas: Sequence[Replica]
+) -> set[Use]:
+    """What requests to the canary of the rollout that is under way use beyond the newest table, or
+    may be sent to by that: by its version, or by its replicas where its version tells nothing."""
+    rollout = model.rollouts.rollout
+    route = table.models.get(model.name)
+    if rollout is None:
+        return set()
+    named = set() if route is None else {(model.name, v, t.replica_id) for v, t in route.held()}
+    uses = {use for use in busy if use[0] == model.name}
+    if not rollout.is_of_template:
+        has_share = route is not None and route.canary is not None
+        of_canary = {use for use in named if has_share and use[1] == rollout.version}
+        return of_canary | {use for use in uses if use[1] == rollout.version}
+    group = {r.id for r in replicas if r.group}
+    side = () if route is None or route.side is None else route.side
+    named = {use for use in named if use[2] in {t.replica_id for t in side}}
+    return named | {use for use in uses if use[2] in group}
+
+
 def releasable(
     replicas: Sequence[Replica],
     table: RoutingTable,
@@ -35,13 +56,7 @@ def releasable(
     models: Mapping[str, ModelLoop],
 ) -> Iterator[str]:
     """Draining replicas that nobody is sent to and nobody waits for."""
-    routed = {
-        t.replica_id
-        for route in table.models.values()
-        for targets in route.targets.values()
-        for t in targets
-    }
-    held = routed | {replica_id for _, _, replica_id in busy}
+    held = {replica_id for _, _, replica_id in (*uses_of(table), *busy)}
     for replica in replicas:
         if replica.state is not ReplicaState.DRAINING or replica.id in held:
             continue

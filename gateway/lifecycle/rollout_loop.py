@@ -7,29 +7,31 @@ table. So a canary that is found worse is out of the table in the tick that foun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from gateway.core import rollout as rollouts
 from gateway.core.agreement import agreement
 from gateway.core.analysis import AnalysisSettings, Blocks, analyse, empty, folded
-from gateway.core.route import Canary
+from gateway.core.route import CANARY_SIDE, Canary
+from gateway.core.templates import differences
 from gateway.core.versions import Decision, Gate
 from gateway.domain.agreement import Agreement, AgreementTally
 from gateway.domain.models import CanaryPlan
 from gateway.domain.names import Version
 from gateway.domain.rollouts import Finding, Phase, Rollout, RolloutView, Side
+from gateway.domain.templates import Template, TemplateChange
 from gateway.lifecycle.news import News
 
 _EVENTS = {
-    Phase.PENDING: ("started", "rollout of version {v} begins: {why}"),
-    Phase.PROGRESSING: ("step", "version {v} gets {w:g}% of the traffic"),
-    Phase.PAUSED: ("paused", "rollout of version {v} stays at {w:g}%: {why}"),
-    Phase.PROMOTING: ("promoting", "version {v} gets all of the traffic: {why}"),
-    Phase.ROLLING_BACK: ("rolling_back", "version {v} is taken back: {why}"),
-    Phase.SUCCEEDED: ("succeeded", "version {v} is live, instead of {s}"),
-    Phase.FAILED: ("rolled_back", "version {v} is rolled back, {s} answers: {why}"),
+    Phase.PENDING: ("started", "rollout of {v} begins: {why}"),
+    Phase.PROGRESSING: ("step", "{v} gets {w:g}% of the traffic"),
+    Phase.PAUSED: ("paused", "rollout of {v} stays at {w:g}%: {why}"),
+    Phase.PROMOTING: ("promoting", "{v} gets all of the traffic: {why}"),
+    Phase.ROLLING_BACK: ("rolling_back", "{v} is taken back: {why}"),
+    Phase.SUCCEEDED: ("succeeded", "{v} is live, instead of {s}"),
+    Phase.FAILED: ("rolled_back", "{v} is rolled back, {s} answers: {why}"),
 }
 
 
@@ -72,7 +74,7 @@ class RolloutLoop:
         if rollout is None or rollout.phase not in (Phase.PROGRESSING, Phase.PAUSED):
             return
         stable = tallies.get(rollout.stable) or empty()
-        canary = tallies.get(rollout.version) or empty()
+        canary = tallies.get(CANARY_SIDE if rollout.is_of_template else rollout.version) or empty()
         self.blocks = folded(self.blocks, stable, canary, now, settings)
         least = plan.min_samples if plan is not None else 0
         shown = None
@@ -90,6 +92,9 @@ class RolloutLoop:
         now: float,
         *,
         is_busy: bool,
+        running: Template,
+        change: TemplateChange | None,
+        is_refused: bool,
     ) -> rollouts.Look:
         """All that is known of it."""
         return rollouts.Look(
@@ -102,6 +107,10 @@ class RolloutLoop:
             self.finding,
             now - self.since,
             is_busy,
+            running,
+            change,
+            is_refused,
+            decision.is_placed,
         )
 
     def step(self, look: rollouts.Look, now: float, at: str) -> bool:
@@ -141,15 +150,25 @@ class RolloutLoop:
             return made
         return replace(made, shadow=plan.shadow.share, tolerance=plan.shadow.tolerance)
 
-    def view(self, plan: CanaryPlan | None, trouble: str = "") -> RolloutView | None:
-        """For people. `trouble` is why its version is not loaded, as far as that is known."""
+    def view(
+        self,
+        plan: CanaryPlan | None,
+        trouble: str = "",
+        digest: Callable[[Template], str] | None = None,
+    ) -> RolloutView | None:
+        """For people. `trouble` is why its version is not loaded, as far as that is known; `digest`
+        that of the model's replicas of a template."""
         rollout = self.rollout
         if rollout is None:
             return None
         if trouble and rollout.phase is Phase.PENDING:
             rollout = replace(rollout, reason=f"{rollout.reason}: {trouble}")
         needed = (0, 0.0) if plan is None else (plan.min_samples, plan.step_s)
-        return RolloutView(rollout, self.finding, *needed)
+        view = RolloutView(rollout, self.finding, *needed)
+        change = rollout.change
+        if change is None or digest is None:
+            return view
+        return replace(view, template=digest(change.after), template_before=digest(change.before))
 
 
 def _news(before: Rollout | None, after: Rollout, finding: Finding) -> News:
@@ -158,9 +177,21 @@ def _news(before: Rollout | None, after: Rollout, finding: Finding) -> News:
         if before is not None and before.phase is Phase.PAUSED:
             kind = "resumed"
         elif not after.steps:
-            words = "version {v} is loaded"
-    message = words.format(v=after.version, s=after.stable, why=after.reason, w=after.weight * 100)
+            words = "{v} is loaded"
+    brought, stable = _subjects(after)
+    message = words.format(v=brought, s=stable, why=after.reason, w=after.weight * 100)
     return News(f"rollout.{kind}", message, fields_of(after, finding))
+
+
+def _subjects(rollout: Rollout) -> tuple[str, str]:
+    """What it brings, and instead of what."""
+    change = rollout.change
+    if change is None:
+        return f"version {rollout.version}", str(rollout.stable)
+    words = ", ".join(differences(change.before, change.after))
+    if rollout.is_of_template:
+        return f"another template of version {rollout.version} ({words})", "the former template"
+    return f"version {rollout.version} with another template ({words})", str(rollout.stable)
 
 
 def fields_of(rollout: Rollout, finding: Finding) -> dict[str, Any]:
@@ -174,6 +205,9 @@ def fields_of(rollout: Rollout, finding: Finding) -> dict[str, Any]:
         "weight": rollout.weight,
         "reason": rollout.reason,
     }
+    if rollout.change is not None:
+        change = rollout.change
+        fields["template_changes"] = list(differences(change.before, change.after))
     if finding.canary.requests or finding.stable.requests:
         fields |= {
             "verdict": str(finding.verdict),

@@ -16,7 +16,7 @@ from dataclasses import replace
 from gateway.core import agreement
 from gateway.core.analysis import Tally, add, empty
 from gateway.core.autoscale import Demand
-from gateway.core.route import RoutingTable
+from gateway.core.route import RoutingTable, uses_of
 from gateway.domain.agreement import AgreementTally
 from gateway.domain.gateways import Heard, Use
 from gateway.domain.names import Version
@@ -253,17 +253,8 @@ class SharedPlanes:
         if old.generation and (table.models, table.silent) == (old.models, old.silent):
             return
         self._table = table
-        uses = _uses(table)
+        uses = uses_of(table)
         self._left = {u: n for u, n in self._left.items() if u not in uses}
         self._left.update(dict.fromkeys(self._uses - uses, self.number))
         self._uses = uses
         self._own.publish(self._table)
-
-
-def _uses(table: RoutingTable) -> frozenset[Use]:
-    return frozenset(
-        (name, version, target.replica_id)
-        for name, model in table.models.items()
-        for version, targets in model.targets.items()
-        for target in targets
-    )

@@ -30,7 +30,8 @@ class Seen:
 
     spec: ModelSpec
     generation: int
-    template: str
+    templates: Mapping[str, str]
+    """By group, the digest of what its replicas are started with now."""
     decision: Decision
     replicas: Sequence[Replica]
     held: Mapping[str, ReplicaSeen]
@@ -214,7 +215,7 @@ def _is_converged(seen: Seen) -> bool:
     wanted = {False: set(decision.aspired), True: set(decision.apart or ())}
     return all(
         r.state is ReplicaState.LOADING
-        and r.template == seen.template
+        and r.template == seen.templates.get(r.group)
         and r.id in seen.held
         and wanted[bool(r.group)] <= seen.held[r.id].ready()
         for r in seen.replicas
@@ -234,10 +235,13 @@ def with_standings(view: ModelView, standings: Mapping[str, ReplicaStanding]) ->
 
 
 def canary_trouble(seen: Seen, version: Version, reasons: Mapping[Version, str]) -> str:
-    """Why a rollout's version is not loaded: a replica of its own that does not run, or what the
-    version's last failure was. Empty where nothing has gone wrong."""
+    """Why a rollout's version is not loaded: a replica of its own that does not run or cannot load
+    it, or what the version's last failure was. Empty where nothing has gone wrong."""
     for replica in seen.replicas:
         reason = replica.reason or seen.troubles.get(replica.id, "")
+        held = seen.held.get(replica.id)
+        if not reason and held is not None and held.state(version) is VersionState.FAILED:
+            reason = held.report.versions[version].reason
         if replica.group and reason and replica.state is not ReplicaState.DRAINING:
             return f"canary replica {replica.id}: {reason}"
     return reasons.get(version, "")

@@ -1,4 +1,4 @@
-"""ModelSpec as JSON and back.
+"""ModelSpec as JSON and back, and what is kept beside it.
 
 The fields are walked by their declared types, so a field added to ModelSpec is stored without a
 change here, and one that an older row lacks gets its default. Only the version policy needs words
@@ -10,13 +10,16 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from gateway.domain.errors import Internal
 from gateway.domain.models import All, Latest, ModelSpec, Specific, VersionPolicy
 from gateway.domain.rollouts import Rollout
+from gateway.domain.templates import Template
+
+T = TypeVar("T", Rollout, Template)
 
 _HINTS = typing.get_type_hints(ModelSpec)
 _FIELDS = tuple(f.name for f in dataclasses.fields(ModelSpec))
@@ -83,13 +86,33 @@ def rollout_from_json(value: Mapping[str, Any] | None) -> Rollout | None:
     Raises:
         Internal: it cannot be read (`store_corrupt`).
     """
+    return _part(value, Rollout, "rollout")
+
+
+def template_to_json(template: Template) -> dict[str, Any]:
+    """JSON-able, with every field."""
+    value: dict[str, Any] = msgspec.to_builtins(template)
+    return value
+
+
+def template_from_json(value: Mapping[str, Any] | None) -> Template | None:
+    """The template that `template_to_json` wrote.
+
+    Raises:
+        Internal: it cannot be read (`store_corrupt`).
+    """
+    return _part(value, Template, "running")
+
+
+def _part(value: Mapping[str, Any] | None, kind: type[T], column: str) -> T | None:
     if value is None:
         return None
     try:
-        return msgspec.convert(value, Rollout)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise Internal(
-            f"A stored rollout cannot be read ({error}): the state database was changed by "
-            "something else. Restore it from a backup, or set `rollout` of that model to NULL.",
+            f"A stored {kind.__name__.lower()} cannot be read ({error}): the state database was "
+            f"changed by something else. Restore it from a backup, or set `{column}` of that model "
+            "to NULL.",
             reason="store_corrupt",
         ) from error

@@ -11,12 +11,15 @@ from gateway.domain.errors import Conflict, NotFound
 from gateway.domain.models import ModelRecord, ModelSpec
 from gateway.domain.names import Version
 from gateway.domain.rollouts import Rollout
+from gateway.domain.templates import Template
 from gateway.ports import Event
 from gateway.store.encoding import (
     rollout_from_json,
     rollout_to_json,
     spec_from_json,
     spec_to_json,
+    template_from_json,
+    template_to_json,
 )
 
 
@@ -96,6 +99,13 @@ class MemoryStore:
         if name not in self._models:
             raise model_unknown(name)
         self._models[name] = replace(self._models[name], live_version=version)
+
+    async def set_running(self, name: str, running: Template) -> None:
+        """See ports.Store."""
+        if name not in self._models:
+            raise model_unknown(name)
+        kept = template_from_json(template_to_json(running))
+        self._models[name] = replace(self._models[name], running=kept)
 
     async def set_rollout(self, name: str, rollout: Rollout | None) -> None:
         """See ports.Store."""

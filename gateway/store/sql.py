@@ -22,6 +22,7 @@ from gateway.domain.errors import GatewayError, Internal, Unavailable
 from gateway.domain.models import ModelRecord, ModelSpec
 from gateway.domain.names import Version
 from gateway.domain.rollouts import Rollout
+from gateway.domain.templates import Template
 from gateway.ports import Event
 from gateway.store import postgres, sqlite
 from gateway.store.encoding import (
@@ -29,6 +30,8 @@ from gateway.store.encoding import (
     rollout_to_json,
     spec_from_json,
     spec_to_json,
+    template_from_json,
+    template_to_json,
 )
 from gateway.store.memory import model_exists, model_unknown, stale, stamp, utc_now
 from gateway.store.tables import (
@@ -153,6 +156,10 @@ class SqlStore:
         """See ports.Store."""
         await self._set(name, live_version=version)
 
+    async def set_running(self, name: str, running: Template) -> None:
+        """See ports.Store."""
+        await self._set(name, running=template_to_json(running))
+
     async def set_rollout(self, name: str, rollout: Rollout | None) -> None:
         """See ports.Store."""
         await self._set(name, rollout=rollout_to_json(rollout))
@@ -244,6 +251,7 @@ def _record(row: sa.Row[Any]) -> ModelRecord:
         row.updated_at,
         row.live_version,
         rollout_from_json(row.rollout),
+        template_from_json(row.running),
     )
 
 

@@ -43,7 +43,9 @@ models = sa.Table(
     sa.Column("updated_at", sa.String(40), nullable=False),
     sa.Column("live_version", sa.BigInteger),
     sa.Column("rollout", sa.JSON(none_as_null=True)),
+    sa.Column("running", sa.JSON(none_as_null=True)),
 )
+"""`running`: the template of the model's own replicas (core/templates.py); null: the spec's own."""
 
 past_generations = sa.Table(
     "past_generations",
@@ -123,8 +125,12 @@ def _first_schema(connection: sa.Connection) -> None:
 def _with_rollouts(connection: sa.Connection) -> None:
     """Version 2: each model's newest rollout, beside its live version. `canary` in a spec, too,
     whose loss by an older gateway would send a new version to everybody at once."""
-    if "rollout" not in {c["name"] for c in sa.inspect(connection).get_columns("models")}:
-        connection.exec_driver_sql("ALTER TABLE models ADD COLUMN rollout JSON")
+    _add_to_models(connection, "rollout")
+
+
+def _add_to_models(connection: sa.Connection, column: str) -> None:
+    if column not in {c["name"] for c in sa.inspect(connection).get_columns("models")}:
+        connection.exec_driver_sql(f"ALTER TABLE models ADD COLUMN {column} JSON")
 
 
 def _with_gateways(connection: sa.Connection) -> None:
@@ -145,11 +151,18 @@ def _with_a_number(connection: sa.Connection) -> None:
         connection.execute(sa.insert(meta), {"key": "installation", "value": number})
 
 
+def _with_templates(connection: sa.Connection) -> None:
+    """Version 5: what a model's own replicas run with, beside what was deployed. A gateway that did
+    not know it would start them with what a rollout has yet to prove, or has taken back."""
+    _add_to_models(connection, "running")
+
+
 MIGRATIONS: tuple[Callable[[sa.Connection], None], ...] = (
     _first_schema,
     _with_rollouts,
     _with_gateways,
     _with_a_number,
+    _with_templates,
 )
 SCHEMA_VERSION = len(MIGRATIONS)
 

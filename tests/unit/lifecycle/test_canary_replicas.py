@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from gateway.domain.models import All, Backend, Batching, CanaryPlan, ModelSpec, VersionState
+from gateway.domain.models import All, Backend, CanaryPlan, ModelSpec, VersionState
 from gateway.domain.replicas import CANARY_GROUP, Replica, ReplicaState
 from gateway.domain.rollouts import Phase
 from gateway.lifecycle import Lifecycle, LifecycleSettings
@@ -391,10 +391,11 @@ async def test_what_the_policy_wants_after_a_rollback_is_answered_without_a_gap(
 
 
 @jumping
-async def test_a_new_template_replaces_both_groups_and_neither_stops_answering(world):
+async def test_another_source_replaces_both_groups_and_neither_stops_answering(world):
     await world.begun(SLOW)
     before = {r.id for r in world.scheduler.replicas()}
-    await world.update(batching=Batching(max_rows=1))
+    world.source.show("s3://models/moved", published(1), published(2))
+    await world.update(source="s3://models/moved")
 
     def is_replaced() -> bool:
         assert world.routed(1)
