@@ -41,7 +41,7 @@ def loaded(everywhere: frozenset[Version], now: Snapshot) -> frozenset[Version]:
     gate = now.gate
     if gate.canary is None or not (gate.has_sides or gate.is_apart(now.live)):
         return everywhere
-    group = [r for r in now.replicas if r.group and r.is_current and not r.draining]
+    group = [r for r in now.replicas if r.group and now.is_current(r) and not r.draining]
     holders = sum(gate.canary in r.ready() for r in group)
     others = everywhere - {gate.canary}
     return others | {gate.canary} if holders >= gate.canary_replicas else others
@@ -74,7 +74,7 @@ def side(now: Snapshot, released: Collection[str]) -> tuple[str, ...] | None:
         return None
     group = [r for r in now.replicas if r.group and r.id not in released]
     holders = [r for r in group if now.gate.canary in r.ready()]
-    return tuple(sorted(r.id for r in [r for r in holders if r.is_current] or holders))
+    return tuple(sorted(r.id for r in [r for r in holders if now.is_current(r)] or holders))
 
 
 def released(

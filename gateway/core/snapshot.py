@@ -34,8 +34,8 @@ class ReplicaSeen:
     """It has answered once, and does not any more."""
     group: str = ""
     """Empty: one of the model's own; else one of the canary's."""
-    is_current: bool = True
-    """Whether it was started with what its group should be started with now."""
+    template: str = ""
+    """Digest of what it was started with."""
 
     def state(self, version: Version) -> VersionState | None:
         """What it says of `version`; None when it does not know it or did not answer."""
@@ -110,6 +110,12 @@ class Snapshot:
     labels: Mapping[str, Version] = field(default_factory=dict)
     memory: Memory = Memory()
     gate: Gate = Gate()
+    templates: Mapping[str, str] = field(default_factory=dict)
+    """By group, the digest of what its replicas should be started with now."""
+
+    def is_current(self, replica: ReplicaSeen) -> bool:
+        """Whether it was started with what its group should be started with."""
+        return self.templates.get(replica.group, replica.template) == replica.template
 
 
 @dataclass(frozen=True, slots=True)

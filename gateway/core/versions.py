@@ -243,8 +243,8 @@ def _is_placed(now: Snapshot, version: Version | None) -> bool:
     """Whether replicas that are current, as many as are wanted, hold `version`, and no others are
     to stay."""
     staying = [r for r in now.replicas if not r.draining]
-    holders = sum(version in r.ready() for r in staying if r.is_current)
-    return holders >= now.wanted and all(r.is_current for r in staying)
+    holders = sum(version in r.ready() for r in staying if now.is_current(r))
+    return holders >= now.wanted and all(now.is_current(r) for r in staying)
 
 
 def _ready(now: Snapshot, released: frozenset[str]) -> set[Version]:

@@ -54,7 +54,7 @@ def _listens(replica: Replica) -> bool:
     return replica.state in _ANSWERING and replica.endpoint is not None
 
 
-def _seen(replica: Replica, watch: ReplicaWatch | None, template: str | None) -> ReplicaSeen:
+def _seen(replica: Replica, watch: ReplicaWatch | None) -> ReplicaSeen:
     return ReplicaSeen(
         id=replica.id,
         report=NOTHING if watch is None else watch.report,
@@ -63,7 +63,7 @@ def _seen(replica: Replica, watch: ReplicaWatch | None, template: str | None) ->
         told=frozenset() if watch is None else watch.told,
         is_silent=watch is not None and watch.is_silent,
         group=replica.group,
-        is_current=replica.template == template,
+        template=replica.template,
     )
 
 
@@ -212,10 +212,8 @@ class ModelLoop:
         if self.is_as_before and self._outcome is not None:
             return self._outcome
         self._inputs = inputs
-        spec, current = self.record.spec, self.templates()
-        held = {
-            r.id: _seen(r, watches.get(r.id), current.get(r.group)) for r in replicas if _listens(r)
-        }
+        spec = self.record.spec
+        held = {r.id: _seen(r, watches.get(r.id)) for r in replicas if _listens(r)}
         self.rollouts.examine(spec.canary, tallies, agreed, now, analysis)
         snapshot = Snapshot(
             policy=spec.policy,
@@ -234,7 +232,7 @@ class ModelLoop:
         seen = Seen(
             spec=spec,
             generation=self.record.generation,
-            templates=current,
+            templates=self.templates(),
             decision=self.decision,
             replicas=replicas,
             held=held,
@@ -296,9 +294,10 @@ class ModelLoop:
 
     def _prove(self, seen: Seen) -> None:
         """Remember the template if one of its replicas holds the live version."""
-        own = [s for s in seen.held.values() if not s.group and s.is_current]
+        now = seen.templates[""]
+        own = [s for s in seen.held.values() if not s.group and s.template == now]
         if self.live is not None and any(self.live in s.ready() for s in own):
-            self.scale.proven = seen.templates[""]
+            self.scale.proven = now
 
     def _rollout_view(self, seen: Seen) -> RolloutView | None:
         rollout = self.rollouts.rollout
@@ -325,7 +324,8 @@ class ModelLoop:
         """Decide about versions and about the rollout until neither changes the other."""
         plan = self.record.spec.canary
         for _ in range(_MOST_TRANSITIONS):
-            snapshot = replace(snapshot, gate=self.rollouts.gate(plan))
+            gate = self.rollouts.gate(plan)
+            snapshot = replace(snapshot, gate=gate, templates=self.templates())
             self.decision = decide(snapshot)
             look = self.look(now, is_busy=is_busy)
             if self.deleted or not self.rollouts.step(look, now, utc_stamp()):

@@ -24,14 +24,14 @@ def compare_with_deciding_anew(patch: pytest.MonkeyPatch) -> Compared:
     """From now on, for every model that the lifecycle passes over."""
     compared, decide = Compared(), ModelLoop.decide
 
-    def both(model: ModelLoop, *args):
+    def both(model: ModelLoop, *args, **more):
         other = copy(model)
         other.rollouts, other.scale = deepcopy(model.rollouts), deepcopy(model.scale)
-        outcome = decide(model, *args)
+        outcome = decide(model, *args, **more)
         if model.is_as_before:
             compared.kept.append(model.name)
             other._acted_on = None
-            anew = decide(other, *args)
+            anew = decide(other, *args, **more)
             if (anew, _left(other)) != (outcome, _left(model)):
                 compared.wrong.append(model.name)
         return outcome

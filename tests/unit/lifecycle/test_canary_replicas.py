@@ -48,13 +48,12 @@ class Watched(FakePlanes):
             return
         if not model.targets.get(model.live) and any(t.models["m"].live for t in self.tables[:-1]):
             self.wrong.append(f"nobody answers for {model.live}")
-        for version, targets in model.targets.items():
-            for target in targets:
-                held = self.control.server(target.endpoint).states.get(version)
-                if held is None or held.state is not VersionState.READY:
-                    self.wrong.append(f"{version} at {target.replica_id}")
+        for version, target in model.held():
+            held = self.control.server(target.endpoint).states.get(version)
+            if held is None or held.state is not VersionState.READY:
+                self.wrong.append(f"{version} at {target.replica_id}")
         if model.canary is not None:
-            self.canary_targets |= {t.replica_id for t in model.targets[model.canary.version]}
+            self.canary_targets |= {t.replica_id for t in model.canary_targets(model.canary)}
 
 
 class Ending(FakeScheduler):
@@ -64,8 +63,8 @@ class Ending(FakeScheduler):
 
     async def remove(self, replica_id):
         model = self.planes.table.models.get("m")
-        targets = model.targets.values() if model is not None else ()
-        if any(t.replica_id == replica_id for ts in targets for t in ts):
+        held = model.held() if model is not None else ()
+        if any(t.replica_id == replica_id for _, t in held):
             self.planes.wrong.append(f"{replica_id} is ended and still in the table")
         await super().remove(replica_id)
 
