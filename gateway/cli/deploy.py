@@ -184,7 +184,8 @@ def deploy() -> None:
     "--canary-replicas",
     type=click.IntRange(0, 1000),
     help="Start so many replicas for each later version, which hold it alone until it is promoted; "
-    "enough for its last step. 0: the model's own hold both versions. [0]",
+    "enough for its last step. A later image, command, batching or resources goes the same way. "
+    "0: the model's own hold both versions, and such a change replaces them one by one. [0]",
 )
 @click.option("--tenant", metavar="T", help="Who owns the model. [default]")
 @click.option(
@@ -284,12 +285,25 @@ def _tell(session: Session, model: dict[str, Any]) -> None:
         f"{name} answers with version {model['live_version']} "
         f"on {ready} replica{'' if ready == 1 else 's'}."
     )
+    _tell_template(model)
     example, address = session.call(lambda control: _example(control, name))
     click.echo("\nTry it:")
     click.echo(f"  gateway predict {name} --data {example}")
     click.echo(f"  gateway snippet {name} --language python")
     if address and example.startswith("'"):
         click.echo(f"  curl -d {example} \\\n      http://{address}/v1/models/{name}:predict")
+
+
+def _tell_template(model: dict[str, Any]) -> None:
+    """What answers is not run as was deployed: say so, as nothing else here would."""
+    from gateway.cli.describe import template_words
+
+    template = model["template"]
+    if template is None or template["running"] == template["deployed"]:
+        return
+    click.echo(f"Template {template_words(model)}.")
+    if not template["rejected"]:
+        click.echo(f"Watch it with: gateway rollout status {model['name']} --watch")
 
 
 async def _example(control: ControlClient, name: str) -> tuple[str, str | None]:

@@ -86,6 +86,7 @@ def _facts(model: dict[str, Any]) -> None:
         "Policy": model["policy"],
         "Labels": model["labels"],
         "Replicas": f"{model['ready_replicas']} of {model['replicas']} ready",
+        "Template": template_words(model),
         "Scaling": _scaling(model),
         "Managed by": model["managed_by"],
         "Generation": model["generation"],
@@ -100,6 +101,23 @@ def _facts(model: dict[str, Any]) -> None:
         if value not in (None, "", [], {}):
             grid.add_row(label, Text(cell(value)))
     show(grid)
+
+
+def template_words(model: dict[str, Any]) -> str:
+    """What its replicas run with, and what becomes of what was deployed, where that is another."""
+    found = model["template"]
+    if found is None:
+        return ""
+    running, deployed = found["running"], found["deployed"]
+    if running == deployed:
+        return str(running)
+    new = f"the deployed {deployed} ({', '.join(found['changes'])})"
+    if found["rejected"]:
+        return (
+            f"{running} runs; {new} was rolled back. Try it again with: gateway rollout start "
+            f"{model['name']}"
+        )
+    return f"{running} runs; {new} is being rolled out"
 
 
 def _scaling(model: dict[str, Any]) -> str:

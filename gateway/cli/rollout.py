@@ -1,4 +1,4 @@
-"""`gateway rollout`: start, watch, steer and undo how a new version gets the traffic."""
+"""`gateway rollout`: start, watch, steer and undo how what is new gets the traffic."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _OVER = ("succeeded", "failed")
 
 @click.group(epilog=_EXAMPLES)
 def rollout() -> None:
-    """Watch and steer how a new version gets its traffic."""
+    """Watch and steer how a new version, image or command gets its traffic."""
 
 
 def _steers(action: str, help_text: str) -> None:
@@ -49,15 +49,18 @@ def _steers(action: str, help_text: str) -> None:
 @rollout.command("start")
 @click.argument("name")
 @click.option(
-    "--version", type=click.IntRange(0), metavar="N", help="The version. [the newest in the source]"
+    "--version",
+    type=click.IntRange(0),
+    metavar="N",
+    help="The version. [what was deployed and rolled back, else the newest in the source]",
 )
 @output_option
 @url_option
 @click.pass_obj
 def start(session: Session, name: str, version: int | None, output: str) -> None:
-    """Roll out a version, also one that was rolled back before.
+    """Roll out a version, or what was deployed, also if it was rolled back before.
 
-    A version that is new begins by itself.
+    What is new begins by itself.
     """
     _tell(session.call(lambda control: control.rollout(name, "start", version)), output)
 
@@ -180,8 +183,8 @@ def _tell(found: Object, output: str) -> None:
     if output != "table":
         dump(found, output)
         return
-    name, version = found["model"], found["version"]
-    click.echo(f"Rollout of {name} version {version}: {found['phase']}, {_weight(found)}.")
+    name, what = found["model"], brought(found)
+    click.echo(f"Rollout of {name} {what}: {found['phase']}, {_weight(found)}.")
     if found["phase"] not in _OVER:
         click.echo(f"Watch it with: gateway rollout status {name} --watch")
 
@@ -193,7 +196,7 @@ def drawn(found: Object) -> str:
     """Its steps, the verdict and the numbers, in lines."""
     name, phase = found["model"], found["phase"]
     lines = [
-        f"{name}: version {found['version']} instead of {found['stable_version']}{_own(found)}",
+        f"{name}: {brought(found)} instead of {_former(found)}{_own(found)}",
         f"{phase} since {clock_time(found['phase_at'])}, {_weight(found)}"
         + (f": {found['reason']}" if found["reason"] else ""),
         "",
@@ -205,11 +208,27 @@ def drawn(found: Object) -> str:
     if found["can"]:
         lines += ["", "Next: " + ", ".join(f"gateway rollout {a} {name}" for a in found["can"])]
     elif phase == "failed":
-        lines += ["", f"Try it again with: gateway rollout start {name} --version "
-                      f"{found['version']}"]  # fmt: skip
+        version = "" if found["template"] else f" --version {found['version']}"
+        lines += ["", f"Try it again with: gateway rollout start {name}{version}"]
     elif phase == "succeeded":
         lines += ["", f"Go back with: gateway rollout undo {name}"]
     return "\n".join(lines)
+
+
+def brought(found: Object) -> str:
+    """`version 4`, or `version 3 with template b1c2… (image X → Y)`."""
+    version, change = f"version {found['version']}", found["template"]
+    if change is None:
+        return version
+    return f"{version} with template {change['template']} ({', '.join(change['changes'])})"
+
+
+def _former(found: Object) -> str:
+    stable, change = found["stable_version"], found["template"]
+    if change is None:
+        return str(stable)
+    template = f"template {change['stable_template']}"
+    return template if stable == found["version"] else f"{stable} with {template}"
 
 
 def _own(found: Object) -> str:

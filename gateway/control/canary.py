@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 from msgspec import UnsetType
@@ -14,8 +15,10 @@ from gateway.control.naming import refuse
 from gateway.control.schema import DeployRequest
 from gateway.control.shadow import shadow_plan, shadow_request
 from gateway.core.split import OVERRIDE
+from gateway.core.templates import is_rejected
 from gateway.domain.errors import Unimplemented
-from gateway.domain.models import CanaryPlan
+from gateway.domain.models import CanaryPlan, ModelSpec
+from gateway.domain.rollouts import Rollout
 
 MAX_STEPS = 20
 MAX_SAMPLES = 10_000_000
@@ -23,6 +26,12 @@ MAX_STEP_S = 7 * 86_400.0
 
 _KNOBS = ("canary_samples", "canary_step_s", "canary_key", "canary_replicas")
 _NEED_STEPS = (*_KNOBS, "shadow", *shadow.KNOBS)
+
+_TEMPLATE = (
+    *("gpus", "gpu_type", "cpu", "memory", "image", "command", "before", "after"),
+    *("batch_size", "batch_delay_ms"),
+)
+"""What a request says of a template (core/templates.py)."""
 
 _FIELD_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]{1,64}")
 """A header's name (RFC 9110 section 5.6.2), which metadata names are too."""
@@ -62,6 +71,15 @@ def canary_plan(
             most_replicas,
         ),
     )
+
+
+def asked_again(spec: ModelSpec, request: DeployRequest, rollout: Rollout | None) -> ModelSpec:
+    """`spec`, to be tried again where a rollout has taken back what `request` names. One that names
+    nothing of it (another number of replicas, say) leaves it taken back."""
+    names_it = any(not isinstance(getattr(request, key), UnsetType) for key in _TEMPLATE)
+    if rollout is None or not names_it or not is_rejected(spec, rollout.rejected_templates):
+        return spec
+    return replace(spec, attempt=spec.attempt + 1)
 
 
 def parse_steps(value: list[float] | str) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ from typing import Annotated
 from msgspec import UNSET, Struct, UnsetType
 
 from gateway.control.schema_fields import Moment, Name, doc
+from gateway.control.template_schema import TemplateChange
 
 
 class RolloutRequest(Struct, forbid_unknown_fields=True):
@@ -15,9 +16,10 @@ class RolloutRequest(Struct, forbid_unknown_fields=True):
     action: Annotated[
         str,
         doc(
-            "start: the newest version, or `version`, also one that was rolled back before. pause: "
-            "keep the weight. resume. promote: give it everything now. abort: roll back. undo: "
-            "after success, go back to the version before.",
+            "start: the deployed template where that was taken back, else the newest version, or "
+            "`version`; also one that was rolled back before. pause: keep the weight. resume. "
+            "promote: give it everything now. abort: roll back. undo: after success, go back to "
+            "the version, or the template, before.",
             "pause",
             enum=["start", "pause", "resume", "promote", "abort", "undo"],
         ),
@@ -72,11 +74,16 @@ class Agreement(Struct):
 
 
 class Rollout(Struct):
-    """A model's newest rollout: a version on its way through weight steps."""
+    """A model's newest rollout: a version, another template of one, or both, on its way through
+    weight steps."""
 
     model: Name
     version: Annotated[int, doc("The canary.", 4)]
     stable_version: Annotated[int, doc("What was live when it began.", 3)]
+    template: Annotated[
+        TemplateChange | None,
+        doc("Where its replicas are started otherwise. `version` may then be `stable_version`."),
+    ]
     phase: Annotated[
         str,
         doc(

@@ -19,6 +19,8 @@ from gateway.control.rollout_schema import RolloutRequest as RolloutRequest
 from gateway.control.rollout_schema import RolloutSide as RolloutSide
 from gateway.control.schema_fields import Moment, Name
 from gateway.control.schema_fields import doc as _doc
+from gateway.control.template_schema import ModelTemplate as ModelTemplate
+from gateway.control.template_schema import TemplateChange as TemplateChange
 from gateway.control.traffic_schema import ModelTraffic as ModelTraffic
 from gateway.control.traffic_schema import Traffic as Traffic
 from gateway.control.traffic_schema import VersionTraffic as VersionTraffic
@@ -260,8 +262,9 @@ class DeployRequest(Struct, forbid_unknown_fields=True, omit_defaults=True):
         Annotated[
             int | None,
             _doc(
-                "Replicas that are started for a new version and hold it alone until it is "
-                "promoted. 0 or null: the model's own hold both versions.",
+                "Replicas that are started for a new version, or with a new image, command, "
+                "batching or resources, before the model's own. 0 or null: the model's own hold "
+                "both versions, and such a change replaces them one by one.",
                 1,
                 minimum=0,
                 maximum=1000,
@@ -338,6 +341,7 @@ class Model(Struct):
     spec: Annotated[dict[str, Any], _doc("The DeployRequest that would make this model again.")]
     source_reason: Annotated[str | None, _doc("Why the source cannot be read now.")]
     source_failing_since: Moment | None
+    template: Annotated[ModelTemplate | None, _doc("What its replicas run with; null: not known.")]
 
 
 class ModelVersion(Struct):
@@ -396,12 +400,12 @@ class Replica(Struct):
     group: Annotated[
         str,
         _doc(
-            "stable: the model's own. canary: started for a rollout's version, which it holds "
-            "alone.",
+            "stable: the model's own. canary: started for a rollout, whose version it holds alone.",
             "stable",
             enum=["stable", "canary"],
         ),
     ]
+    template: Annotated[str | None, _doc("Digest of what it was started with.")]
     restarts: int
     gpus: list[str]
     started_at: Moment | None

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from gateway.control import logs, schema, views
+from gateway.control.canary import asked_again
 from gateway.control.deploy import (
     DeployLimits,
     apply,
@@ -131,7 +132,7 @@ class ModelsService:
             _check_backend(spec, before)
         check_program(spec)
         self._limits.check(spec)
-        return with_protocols(spec)
+        return asked_again(with_protocols(spec), request, old.rollout if old else None)
 
     async def keep(self, spec: ModelSpec, old: ModelRecord | None) -> Deployed:
         """Store a checked spec, tell the lifecycle, and say what happened.
@@ -281,8 +282,8 @@ class ModelsService:
     async def rollouts(self, name: str | None = None) -> list[schema.Rollout]:
         """The newest rollout of one model (NotFound if there is none), or of all."""
         return [
-            views.rollout(view.name, view.rollout)
-            for _, view in await self._views(name)
+            views.rollout(view.name, view.rollout, record.spec if record else None)
+            for record, view in await self._views(name)
             if view.rollout is not None
         ]
 
@@ -304,13 +305,13 @@ class ModelsService:
                 f"version is for `start`; {request.action} is of the rollout that there is.",
                 reason="bad_version",
             )
-        await self._existing(name)
+        spec = (await self._existing(name)).spec
         ordered = await self._observed.order(name, request.action, version)
         view = self._observed.view(name)
         known = view.rollout if view is not None else None
-        if known is None or known.rollout.version != ordered.version:
-            return views.rollout(name, RolloutView(ordered, Finding()))
-        return views.rollout(name, dataclasses.replace(known, rollout=ordered))
+        if known is None or known.rollout.started_at != ordered.started_at:
+            return views.rollout(name, RolloutView(ordered, Finding()), spec)
+        return views.rollout(name, dataclasses.replace(known, rollout=ordered), spec)
 
     async def log_sources(self, name: str, replica: str | None) -> list[str]:
         """What has written the output that is meant: the replica that is named, or its part, or all

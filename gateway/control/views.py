@@ -9,13 +9,15 @@ from gateway.control import schema
 from gateway.control.deploy import request_of
 from gateway.control.quantities import policy_text
 from gateway.core.rollout import possible
+from gateway.core.templates import differences, digest
 from gateway.domain.agreement import Agreement
 from gateway.domain.gateways import Role
-from gateway.domain.models import ModelRecord, VersionState
+from gateway.domain.models import ModelRecord, ModelSpec, VersionState
 from gateway.domain.names import Version
 from gateway.domain.observed import ModelView, ReplicaView, VersionView
 from gateway.domain.replicas import ReplicaStanding, ReplicaState
 from gateway.domain.rollouts import Phase, RolloutView, Side
+from gateway.domain.templates import TemplateChange
 from gateway.ports import Event
 from gateway.telemetry.traffic import ModelTraffic
 
@@ -126,6 +128,7 @@ def model(record: ModelRecord, view: ModelView | None, *, deleting: bool = False
         spec=request_of(spec),
         source_reason=(view.source_reason if view else "") or None,
         source_failing_since=(view.source_failing_since if view else "") or None,
+        template=_template(view),
     )
 
 
@@ -140,13 +143,14 @@ def _labels(
     return {**labels, **own}
 
 
-def rollout(name: str, view: RolloutView) -> schema.Rollout:
-    """One rollout as the API shows it."""
+def rollout(name: str, view: RolloutView, spec: ModelSpec | None = None) -> schema.Rollout:
+    """One rollout as the API shows it; `spec` is its model's, None where that is being deleted."""
     known, finding = view.rollout, view.finding
     return schema.Rollout(
         model=name,
         version=known.version,
         stable_version=known.stable,
+        template=None if spec is None else _change(known.change, spec),
         phase=known.phase.value,
         reason=known.reason or None,
         steps=list(known.steps),
@@ -167,6 +171,25 @@ def rollout(name: str, view: RolloutView) -> schema.Rollout:
         rejected=list(known.rejected),
         started_at=known.started_at,
         phase_at=known.phase_at,
+    )
+
+
+def _change(change: TemplateChange | None, spec: ModelSpec) -> schema.TemplateChange | None:
+    if change is None:
+        return None
+    return schema.TemplateChange(
+        digest(spec, change.after),
+        digest(spec, change.before),
+        list(differences(change.before, change.after)),
+    )
+
+
+def _template(view: ModelView | None) -> schema.ModelTemplate | None:
+    known = view.template if view is not None else None
+    if known is None:
+        return None
+    return schema.ModelTemplate(
+        known.running, known.deployed, list(known.changes), known.is_rejected
     )
 
 
@@ -258,6 +281,7 @@ def _replica(backend: str, one: ReplicaView) -> schema.Replica:
         grpc_endpoint=replica.endpoint.grpc if replica.endpoint else None,
         versions=list(one.versions),
         group=replica.group or "stable",
+        template=replica.template or None,
         restarts=replica.restarts,
         gpus=list(replica.gpus),
         started_at=replica.started_at or None,

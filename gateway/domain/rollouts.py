@@ -138,7 +138,3 @@ class RolloutView:
     finding: Finding
     min_samples: int = 0
     step_s: float = 0.0
-    template: str = ""
-    """Digest of what the canary's replicas are started with, …"""
-    template_before: str = ""
-    """… and of the stable side's; both empty where it brings no other template."""

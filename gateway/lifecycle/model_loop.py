@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from gateway.core import templates
 from gateway.core.analysis import AnalysisSettings
@@ -302,7 +301,7 @@ class ModelLoop:
     def _rollout_view(self, seen: Seen) -> RolloutView | None:
         rollout = self.rollouts.rollout
         trouble = "" if rollout is None else canary_trouble(seen, rollout.version, self.reasons)
-        return self.rollouts.view(seen.spec.canary, trouble, partial(templates.digest, seen.spec))
+        return self.rollouts.view(seen.spec.canary, trouble)
 
     def _template_view(self) -> TemplateView:
         spec, running = self.record.spec, self.running

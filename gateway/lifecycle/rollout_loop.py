@@ -7,7 +7,7 @@ table. So a canary that is found worse is out of the table in the tick that foun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -150,25 +150,15 @@ class RolloutLoop:
             return made
         return replace(made, shadow=plan.shadow.share, tolerance=plan.shadow.tolerance)
 
-    def view(
-        self,
-        plan: CanaryPlan | None,
-        trouble: str = "",
-        digest: Callable[[Template], str] | None = None,
-    ) -> RolloutView | None:
-        """For people. `trouble` is why its version is not loaded, as far as that is known; `digest`
-        that of the model's replicas of a template."""
+    def view(self, plan: CanaryPlan | None, trouble: str = "") -> RolloutView | None:
+        """For people. `trouble` is why its version is not loaded, as far as that is known."""
         rollout = self.rollout
         if rollout is None:
             return None
         if trouble and rollout.phase is Phase.PENDING:
             rollout = replace(rollout, reason=f"{rollout.reason}: {trouble}")
         needed = (0, 0.0) if plan is None else (plan.min_samples, plan.step_s)
-        view = RolloutView(rollout, self.finding, *needed)
-        change = rollout.change
-        if change is None or digest is None:
-            return view
-        return replace(view, template=digest(change.after), template_before=digest(change.before))
+        return RolloutView(rollout, self.finding, *needed)
 
 
 def _news(before: Rollout | None, after: Rollout, finding: Finding) -> News:

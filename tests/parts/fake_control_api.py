@@ -26,7 +26,7 @@ def model(name: str = "resnet", **more: Any) -> Object:
         "live_version": 3, "versions": [3], "labels": {"stable": 3}, "generation": 1,
         "created_at": "2026-11-23T09:30:00.000Z", "updated_at": "2026-11-23T09:30:00.000Z",
         "managed_by": "control", "spec": {"source": "file:///models/resnet", "batch_size": 32},
-        "source_reason": None, "source_failing_since": None,
+        "source_reason": None, "source_failing_since": None, "template": None,
     } | more  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def replica(identity: str = "resnet-abcde", **more: Any) -> Object:
         "id": identity, "model": "resnet", "backend": "onnx", "state": "ready", "reason": None,
         "standing": "good", "standing_reason": None, "pid": 4711,
         "endpoint": "127.0.0.1:40001", "grpc_endpoint": "127.0.0.1:40002",
-        "versions": [3], "group": "stable", "restarts": 0, "gpus": [],
+        "versions": [3], "group": "stable", "template": "a0f1", "restarts": 0, "gpus": [],
         "started_at": "2026-11-23T09:30:00.000Z",
     } | more  # fmt: skip
 
@@ -51,7 +51,8 @@ def replica(identity: str = "resnet-abcde", **more: Any) -> Object:
 def rollout(**more: Any) -> Object:
     side = {"requests": 0, "failed": 0, "p50_s": None, "p99_s": None}
     return {
-        "model": "resnet", "version": 4, "stable_version": 3, "phase": "progressing",
+        "model": "resnet", "version": 4, "stable_version": 3, "template": None,
+        "phase": "progressing",
         "reason": "it is loaded", "steps": [5.0, 25.0, 50.0], "step": 0, "weight": 0.05,
         "verdict": "inconclusive", "verdict_reason": "the canary has answered 212 of 500",
         "canary": side | {"requests": 212, "p50_s": 0.0021, "p99_s": 0.008},
