@@ -6,84 +6,18 @@ import asyncio
 import json
 import os
 import signal
-import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from loadtests.models import write_adder
 from loadtests.swap import adder_shot
 from loadtests.traffic import Traffic
+from tests.parts.canary_story import FLAGS, LASTS, PASSES, Story
 from tests.parts.gateway_process import GatewayProcess, gateway_process
 from tests.parts.local_replicas import is_running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
-
-FLAGS = ("--poll-s", "0.5", "--settle-s", "0")
-PATIENCE_S = 90.0
-PASSES = ("--canary-samples", "40", "--canary-step-s", "1")
-LASTS = ("--canary-samples", "10000000")
-"""A step that does not end by itself, however slow the machine is."""
-
-
-class Story:
-    """One model, `m`, whose version N answers `x + N`."""
-
-    def __init__(self, gateway: GatewayProcess, root: Path) -> None:
-        self.gateway = gateway
-        self.root = root
-
-    def deploy(self, *more: str) -> None:
-        self.publish(1)
-        self.gateway.cli(
-            *("deploy", "model", "m", "--source", str(self.root / "m"), "--replicas", "2"),
-            *("--canary", "25,50", "--canary-replicas", "1"),
-            *more,
-        )
-
-    def publish(self, version: int) -> None:
-        staged = self.root / "staging" / str(version)
-        write_adder(staged, float(version))
-        self.gateway.cli("publish", str(staged), str(self.root / "m"), "--version", str(version))
-
-    def ask(self, what: str) -> Any:
-        """What `gateway get` shows, without a process for each look."""
-        url = f"{self.gateway.url}/api/v1/models/m{what}"
-        with urllib.request.urlopen(url, timeout=30) as answer:
-            return json.loads(answer.read())
-
-    def rollout(self) -> dict[str, Any]:
-        found = self.ask("/rollouts")["items"]
-        return found[-1] if found else {"version": 0, "phase": "", "reason": ""}
-
-    def replicas(self, group: str) -> list[dict[str, Any]]:
-        return [r for r in self.ask("/replicas")["items"] if r["group"] == group]
-
-    def versions(self, group: str) -> list[list[int]]:
-        return [r["versions"] for r in self.replicas(group)]
-
-    def order(self, action: str) -> None:
-        self.gateway.cli("rollout", action, "m")
-
-    def until(self, said: Callable[[], object]) -> None:
-        end = time.perf_counter() + PATIENCE_S
-        while not said():
-            assert time.perf_counter() < end, self.gateway.cli("describe", "model", "m").stdout
-            time.sleep(0.2)
-
-    def until_phase(self, version: int, phase: str) -> None:
-        def is_there() -> bool:
-            now = self.rollout()
-            return (now["version"], now["phase"]) == (version, phase)
-
-        self.until(is_there)
-
-    def until_alone(self) -> None:
-        """The canary's replicas are gone, and all is as asked."""
-        self.until(lambda: not self.replicas("canary") and self.ask("")["state"] == "ready")
 
 
 def promoted(story: Story, moments: dict[str, float], now: Callable[[], float]) -> None:
