@@ -27,6 +27,7 @@ need(
 from gateway.schedulers.kubernetes.scheduler import KubernetesScheduler  # noqa: E402
 from tests.cluster.gateway_on_pods import (  # noqa: E402
     IMAGES,
+    ONNX,
     Load,
     OnPods,
     gateway_on_pods,
@@ -151,6 +152,69 @@ def test_a_canary_in_its_own_pod_is_promoted_and_costs_no_request(
                 promoted(on_pods, kube)
             assert (load.summary.failed, load.summary.errors) == (0, ())
             assert load.versions == {1, 2}
+            print(load.summary)
+            on_pods.gateway.cli("delete", "model", "m")
+            until(lambda: not on_pods.left())
+    cluster.api.delete("namespaces", None, name)
+
+
+NEXT = "localhost/tests/server-onnx:2"
+"""The same program under another name: what is run is another image."""
+
+
+def images(on_pods: OnPods, kube: Api, deployment: str) -> set[str]:
+    """What the pods of a Deployment are made of; none where there is no such Deployment."""
+    pods = kube.list("pods", on_pods.namespace)
+    own = "-".join((deployment, ""))
+    named = [p for p in pods if p["metadata"]["name"].startswith(own)]
+    return {c["image"] for p in named for c in p["spec"]["containers"]}
+
+
+def changed(on_pods: OnPods, kube: Api) -> None:
+    """Another image: in the canary's pod, then in all; and one that nobody has, taken back."""
+    own = {r["id"] for r in on_pods.replicas("m")}
+    on_pods.deploy("m", "--image", NEXT, "--no-wait")
+    until(lambda: rollout(on_pods)["phase"] == "progressing")
+    assert (images(on_pods, kube, "m"), images(on_pods, kube, "m.canary")) == ({ONNX}, {NEXT})
+    assert (versions(on_pods, "stable"), versions(on_pods, "canary")) == ([[1], [1]], [[1]])
+    shown = rollout(on_pods)
+    assert shown["template"]["changes"] == [f"image none → {NEXT}"]
+    assert own <= {r["id"] for r in on_pods.replicas("m")}
+    now = until(lambda: (r := rollout(on_pods))["canary"]["requests"] >= 100 and r)
+    share = now["canary"]["requests"] / (now["canary"]["requests"] + now["stable"]["requests"])
+    assert 0.3 < share < 0.7
+
+    on_pods.deploy("m", *PASSES)
+    until(lambda: rollout(on_pods)["phase"] == "succeeded")
+    until(lambda: not [x for x in on_pods.left() if ".canary" in x])
+    until(lambda: images(on_pods, kube, "m") == {NEXT} and len(on_pods.replicas("m")) == 2)
+    assert not own & {r["id"] for r in on_pods.replicas("m")}
+
+    own = {r["id"] for r in on_pods.replicas("m")}
+    on_pods.deploy("m", "--image", "localhost/tests/nobody-has-it:1", *LASTS, "--no-wait")
+    until(lambda: "canary replica m.canary" in (rollout(on_pods)["reason"] or ""))
+    on_pods.gateway.cli("rollout", "abort", "m")
+    until(lambda: rollout(on_pods)["phase"] == "failed")
+    until(lambda: not [x for x in on_pods.left() if ".canary" in x])
+    assert {r["id"] for r in on_pods.replicas("m")} == own
+    assert images(on_pods, kube, "m") == {NEXT}
+    assert "was rolled back" in on_pods.gateway.cli("describe", "model", "m").stdout
+
+
+@pytest.mark.long
+def test_another_image_is_tried_in_a_pod_of_its_own_and_costs_no_request(
+    cluster: ControlPlane, kube: Api, tmp_path: Path
+) -> None:
+    name = cluster.namespace()
+    with MadeNodes(cluster, {**IMAGES, NEXT: IMAGES[ONNX]}) as nodes:
+        nodes.add("image-a")
+        nodes.add("image-b")
+        with gateway_on_pods(cluster, name, tmp_path) as on_pods:
+            on_pods.publish("m", 1)
+            on_pods.deploy("m", *CANARY, *LASTS)
+            with Load(on_pods.gateway, "m") as load:
+                changed(on_pods, kube)
+            assert (load.summary.failed, load.summary.errors) == (0, ())
             print(load.summary)
             on_pods.gateway.cli("delete", "model", "m")
             until(lambda: not on_pods.left())
