@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 
 from gateway.core.placement import template_of
 from gateway.domain.models import CanaryPlan, ModelSpec
 from gateway.domain.names import Version
 from gateway.domain.replicas import CANARY_GROUP
 from gateway.domain.rollouts import Phase, Rollout
-from gateway.domain.templates import Template, TemplateChange
+from gateway.domain.templates import Batching, Resources, Template, TemplateChange
 
 MAX_REJECTED = 100
 """Keys that are remembered, the newest. A deploy names one template: the last would nearly do."""
@@ -44,9 +44,19 @@ def started_by(spec: ModelSpec, template: Template) -> ModelSpec:
 
 
 def key_of(template: Template, attempt: int) -> str:
-    """What a rejection is remembered by: the digest, and how often it was asked for."""
-    digest = hashlib.sha256(repr(template).encode()).hexdigest()[:16]
-    return f"{digest}.{attempt}"
+    """What a rejection is remembered by: a digest, and how often it was asked for. Of those parts
+    only that say something: one that a later gateway knows beyond them changes no older key."""
+    parts = repr(list(_said(template))).encode()
+    return f"{hashlib.sha256(parts).hexdigest()[:16]}.{attempt}"
+
+
+def _said(of: Template | Resources | Batching) -> Iterator[tuple[str, object]]:
+    for part in fields(of):
+        value = getattr(of, part.name)
+        if isinstance(value, Resources | Batching):
+            yield from ((f"{part.name}.{name}", what) for name, what in _said(value))
+        elif value != part.default:
+            yield part.name, value
 
 
 def rejecting(rejected: tuple[str, ...], change: TemplateChange) -> tuple[str, ...]:

@@ -10,9 +10,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from gateway.core import rollout as rollouts
+from gateway.core import templates
+from gateway.core.templates import key_of
 from gateway.core.versions import Decision, Memory, Offered, ReplicaSeen, Snapshot, decide, told
 from gateway.domain.errors import GatewayError
-from gateway.domain.models import CanaryPlan, Latest, VersionState, VersionStatus
+from gateway.domain.models import (
+    Backend,
+    CanaryPlan,
+    Latest,
+    ModelSpec,
+    VersionState,
+    VersionStatus,
+)
 from gateway.domain.replicas import CANARY_GROUP, ReplicaReport
 from gateway.domain.rollouts import Finding, Phase, Rollout, Verdict
 
@@ -24,6 +33,11 @@ def seen(replica_id: str, held: set[int], **more) -> ReplicaSeen:
     return ReplicaSeen(
         replica_id, ReplicaReport(True, {v: VersionStatus(v, READY) for v in held}), **more
     )
+
+
+def _aim(rollout: Rollout) -> tuple[object, ...]:
+    """What it is to bring."""
+    return rollout.version, rollout.change
 
 
 class RolloutMachine(RuleBasedStateMachine):
@@ -69,19 +83,20 @@ class RolloutMachine(RuleBasedStateMachine):
     def seen(self) -> list[ReplicaSeen]:
         return [seen(f"r{i}", held) for i, held in enumerate(self.ready)]
 
+    def snapshot(self) -> Snapshot:
+        return Snapshot(
+            Latest(),
+            {v: Offered() for v in self.offered},
+            self.live,
+            self.seen(),
+            2,
+            memory=self.decision.memory if self.decision else Memory(),
+            gate=rollouts.gate(self.plan, self.rollout),
+        )
+
     def settle(self) -> None:
         for _ in range(10):
-            self.decision = decide(
-                Snapshot(
-                    Latest(),
-                    {v: Offered() for v in self.offered},
-                    self.live,
-                    self.seen(),
-                    2,
-                    memory=self.decision.memory if self.decision else Memory(),
-                    gate=rollouts.gate(self.plan, self.rollout),
-                )
-            )
+            self.decision = decide(self.snapshot())
             after = rollouts.decide(self.look(), "")
             if after is None:
                 break
@@ -93,7 +108,7 @@ class RolloutMachine(RuleBasedStateMachine):
         before = self.rollout
         if before is not None and after.phase is not before.phase and not before.is_over:
             assert after.phase in rollouts.TRANSITIONS[before.phase]
-        fresh = before is None or before.is_over or after.version != before.version
+        fresh = before is None or before.is_over or _aim(after) != _aim(before)
         if fresh:
             assert after.phase is Phase.PENDING
             assert after.version not in after.rejected
@@ -137,10 +152,15 @@ class RolloutMachine(RuleBasedStateMachine):
         self.tick()
         runs = before is not None and before.phase in (Phase.PROGRESSING, Phase.PAUSED)
         if verdict is Verdict.FAIL and runs and before.steps:
-            if self.rollout.version == before.version:  # else the next one has begun
+            if _aim(self.rollout) == _aim(before):  # else the next one has begun
                 assert self.rollout.phase in (Phase.ROLLING_BACK, Phase.FAILED)
-            assert before.version in self.rollout.rejected
-            assert self.live != before.version
+            if not before.is_of_template:
+                assert before.version in self.rollout.rejected
+                assert self.live != before.version
+            if before.change is not None:
+                assert key_of(before.change.after, before.change.attempt) in (
+                    self.rollout.rejected_templates
+                )
 
     @rule(busy=st.booleans())
     def drain(self, busy):
@@ -238,6 +258,8 @@ class ApartMachine(RolloutMachine):
     def __init__(self) -> None:
         self.group: dict[str, set[int]] = {}
         self.draining: set[str] = set()
+        self.leaving: dict[str, set[int]] = {}
+        """Of the model's own, what is replaced."""
         self.born = 0
         super().__init__()
 
@@ -283,9 +305,11 @@ class ApartMachine(RolloutMachine):
     def load_on_all(self):
         for replica in self.seen():
             held = self.told(replica)
+            if replica.draining:
+                continue
             if not replica.group:
                 self.ready[int(replica.id[1:])] = held
-            elif not replica.draining:
+            else:
                 self.group[replica.id] = held
         self.tick()
 
@@ -310,6 +334,8 @@ class ApartMachine(RolloutMachine):
         rollout = self.rollout
         if rollout is None or rollout.is_over or not rollout.canary_replicas:
             return
+        if rollout.is_of_template:
+            return
         if rollout.phase in (Phase.PENDING, Phase.PROGRESSING, Phase.PAUSED):
             assert rollout.version not in self.decision.aspired
             ids = self.decision.routes.get(rollout.version, ())
@@ -329,8 +355,129 @@ class ApartMachine(RolloutMachine):
     def what_was_released_is_routed_to_no_more(self):
         routed = {i for ids in self.decision.routes.values() for i in ids}
         assert not routed & self.decision.released
-        assert self.decision.released <= self.draining
+        assert self.decision.released <= self.draining | self.leaving.keys()
 
 
 ApartMachine.TestCase.settings = RolloutMachine.TestCase.settings
 TestApartMachine = ApartMachine.TestCase
+
+
+class TemplateMachine(ApartMachine):
+    """And people deploy other templates, one of three, at any time."""
+
+    def __init__(self) -> None:
+        self.spec = ModelSpec("m", "s3://b/m", Backend.CUSTOM, image="0", canary=self.plan)
+        self.running = templates.template_in(self.spec)
+        self.run_by: dict[str, str] = {}
+        """By replica, its template; the model's own begin with the first one."""
+        super().__init__()
+
+    def started(self) -> dict[str, str]:
+        groups = ("", CANARY_GROUP)
+        found = {g: templates.of_group(self.running, self.rollout, g) for g in groups}
+        return {group: str(template.image) for group, template in found.items()}
+
+    def refused(self) -> bool:
+        rejected = () if self.rollout is None else self.rollout.rejected_templates
+        return templates.is_rejected(self.spec, rejected)
+
+    def look(self) -> rollouts.Look:
+        return replace(
+            super().look(),
+            running=self.running,
+            change=templates.deployed(self.spec, self.running),
+            is_refused=self.refused(),
+            is_placed=self.decision.is_placed,
+        )
+
+    def snapshot(self) -> Snapshot:
+        return replace(super().snapshot(), templates=self.started())
+
+    def seen(self) -> list[ReplicaSeen]:
+        leaving = [seen(i, held, draining=True) for i, held in sorted(self.leaving.items())]
+        return [
+            replace(r, template=self.run_by.get(r.id, "0")) for r in (*super().seen(), *leaving)
+        ]
+
+    def told(self, replica: ReplicaSeen) -> set[int]:
+        """Nothing, where its template is an old one."""
+        current = self.started()[replica.group] == replica.template
+        return super().told(replica) if current else set(replica.ready())
+
+    def take(self, after: Rollout) -> None:
+        before = self.rollout
+        super().take(after)
+        change = after.change
+        if before is not None and change is not None and after.phase is Phase.PENDING:
+            assert key_of(change.after, change.attempt) not in before.rejected_templates
+        if change is not None and after.phase is Phase.SUCCEEDED:
+            for i, held in enumerate(self.ready):
+                assert self.run_by.get(f"r{i}", "0") == change.after.image
+                assert after.version in held
+            self.running = change.after
+
+    def schedule(self) -> None:
+        """One of the model's own at a time makes place for one of the new template."""
+        started = self.started()
+        for i in range(len(self.ready)):
+            if self.run_by.get(f"r{i}", "0") != started[""] and len(self.leaving) < 4:
+                self.born += 1
+                self.leaving[f"o{self.born}"] = self.ready[i]
+                self.run_by[f"o{self.born}"] = self.run_by.get(f"r{i}", "0")
+                self.ready[i], self.run_by[f"r{i}"] = set(), started[""]
+                break
+        routed = {i for ids in self.decision.routes.values() for i in ids}
+        for gone in sorted(self.leaving.keys() & self.decision.released - routed):
+            del self.leaving[gone]
+        before = set(self.group)
+        super().schedule()
+        for born in self.group.keys() - before:
+            self.run_by[born] = started[CANARY_GROUP]
+        for old in sorted(self.group.keys() - self.draining):
+            if self.run_by[old] != started[CANARY_GROUP]:
+                self.draining.add(old)
+
+    @rule(image=st.sampled_from("012"))
+    def deploy(self, image):
+        self.spec = replace(self.spec, image=image)
+        if self.refused():
+            self.spec = replace(self.spec, attempt=self.spec.attempt + 1)
+        self.tick()
+
+    @rule(replicas=st.integers(1, 4))
+    def deploy_something_else(self, replicas):
+        before = self.rollout
+        self.spec = replace(self.spec, replicas=replicas)
+        self.tick()
+        if before is not None and before.is_over:
+            assert self.rollout == before
+
+    @invariant()
+    def what_runs_is_what_was_proven(self):
+        rollout, change = self.rollout, self.rollout.change if self.rollout else None
+        if change is None:
+            return
+        if rollout.is_of_template:
+            assert rollout.version not in rollout.rejected
+        proven = rollout.phase is Phase.SUCCEEDED
+        assert self.running == (change.after if proven else change.before)
+
+    @invariant()
+    def nobody_of_the_stable_side_is_sent_to_the_canarys_own(self):
+        rollout, decision = self.rollout, self.decision
+        of_template = rollout is not None and rollout.is_of_template and not rollout.is_over
+        shown = of_template and rollout.phase is not Phase.ROLLING_BACK
+        assert (decision.side is not None) == (shown and rollout.canary_replicas > 0)
+        assert set(decision.side or ()) <= self.group.keys()
+        own = [r for r in self.seen() if not r.group and r.id not in decision.released]
+        if of_template and any(self.live in r.ready() for r in own):
+            assert not set(decision.routes[self.live]) & self.group.keys()
+
+    @invariant()
+    def whoever_can_answers_for_the_live_version(self):
+        holders = [r for r in self.seen() if self.live in r.ready() and not r.draining]
+        assert self.decision.routes.get(self.live) or not holders
+
+
+TemplateMachine.TestCase.settings = RolloutMachine.TestCase.settings
+TestTemplateMachine = TemplateMachine.TestCase

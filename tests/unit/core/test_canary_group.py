@@ -204,3 +204,94 @@ def test_an_undo_goes_in_place():
     done = Rollout(2, 1, Phase.SUCCEEDED, (5.0,), canary_replicas=2)
     back = rollouts.undo(rollouts.Look(PLAN, done, 2, 2, offered=frozenset({1, 2})), "m", "")
     assert (back.version, back.canary_replicas) == (1, 0)
+
+
+# ---- a template --------------------
+
+NOW = {"": "old", CANARY_GROUP: "new"}
+SIDES = Gate(
+    is_held=True,
+    kept=frozenset({1}),
+    canary=1,
+    canary_replicas=2,
+    is_of_template=True,
+    replaces=True,
+)
+
+
+def run_by(name: str, template: str, **states) -> ReplicaSeen:
+    return replace(replica(name, **states), template=template)
+
+
+OWN = (run_by("a", "old", v1=R), run_by("b", "old", v1=R))
+
+
+def of_template(*more: ReplicaSeen, **changes) -> Snapshot:
+    known = {"offered": {1: Offered()}, "gate": SIDES, "templates": NOW}
+    return snapshot(*OWN, *more, **(known | changes))
+
+
+def test_both_sides_hold_the_live_version_and_only_the_models_own_are_routed_to():
+    now = of_template(run_by("c1", "new", v1=R), run_by("c2", "new", v1=L))
+    decision = decide(now)
+    assert all_told(now) == {"a": (1,), "b": (1,), "c1": (1,), "c2": (1,)}
+    assert (decision.routes, decision.side) == ({1: ("a", "b")}, ("c1",))
+    assert decision.labels == {"stable": 1, "canary": 1}
+    assert 1 not in decision.loaded
+
+
+@pytest.mark.parametrize(
+    ("templates", "loaded"),
+    [(("new", "new"), True), (("new", "other"), False), (("new",), False)],
+)
+def test_it_begins_when_all_of_its_own_hold_it_and_are_of_its_template(templates, loaded):
+    group = [run_by(f"c{i}", template, v1=R) for i, template in enumerate(templates)]
+    assert (1 in decide(of_template(*group)).loaded) is loaded
+
+
+def test_one_of_an_older_template_answers_only_where_there_is_no_other():
+    older, newer = run_by("c1", "other", v1=R), run_by("c2", "new", v1=L)
+    assert decide(of_template(older, newer)).side == ("c1",)
+    assert decide(of_template(older, run_by("c2", "new", v1=R))).side == ("c2",)
+
+
+@pytest.mark.parametrize("gate", [SIDES, replace(SIDES, canary=None), Gate(is_held=True)])
+def test_they_answer_for_the_live_version_only_where_nobody_else_can(gate):
+    group = [run_by("c1", "new", v1=R)]
+    assert decide(of_template(*group, gate=gate)).routes == {1: ("a", "b")}
+    lost = replace(of_template(gate=gate), replicas=(run_by("a", "old", v1=L), *group))
+    assert decide(lost).routes == {1: ("c1",)}
+    assert (decide(lost).side is None) is (gate is not SIDES)
+
+
+@pytest.mark.parametrize(
+    ("world", "placed"),
+    [
+        ((run_by("a", "new", v1=R), run_by("b", "new", v1=R)), True),
+        ((run_by("a", "new", v1=R), run_by("b", "new", v1=L)), False),
+        ((run_by("a", "new", v1=R), run_by("b", "new", v1=R), run_by("d", "old", v1=R)), False),
+        ((run_by("a", "new", v1=R),), False),
+        (
+            (
+                run_by("a", "new", v1=R),
+                run_by("b", "new", v1=R),
+                replace(run_by("d", "old", v1=R), draining=True),
+            ),
+            True,
+        ),
+    ],
+)
+def test_it_is_everywhere_when_as_many_as_are_wanted_are_of_the_new_one(world, placed):
+    promoting = replace(SIDES, promoted=1)
+    now = replace(
+        of_template(gate=promoting), replicas=world, templates={"": "new", CANARY_GROUP: "new"}
+    )
+    assert decide(now).is_placed is placed
+
+
+def test_a_version_with_a_template_goes_live_with_as_many_new_ones_as_are_wanted():
+    promoting = replace(gate(promoted=True), replaces=True)
+    first = (run_by("a", "new", v1=R, v2=R), replace(run_by("b", "old", v1=R), draining=True))
+    known = {"gate": promoting, "templates": {"": "new", CANARY_GROUP: "new"}}
+    assert decide(snapshot(*first, **known)).live == 1
+    assert decide(snapshot(*first, run_by("d", "new", v2=R), **known)).live == 2

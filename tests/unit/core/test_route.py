@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gateway.core.route import (
@@ -7,11 +9,15 @@ from gateway.core.route import (
     ModelRoute,
     RoutingTable,
     Target,
+    is_canarys,
     is_interrupted,
+    names,
     peers,
     route,
     statuses,
+    uses_of,
 )
+from gateway.core.split import CANARY_PLACE, STABLE_PLACE
 from gateway.domain.errors import InvalidRequest, NotFound, Unavailable
 from gateway.domain.models import VersionState, VersionStatus
 from gateway.domain.replicas import Endpoint
@@ -124,3 +130,75 @@ def test_replicas_of_a_canary_alone_are_compared_with_each_other(targets, canary
     way = None if canary is None else Canary(canary, 0.1)
     model = ModelRoute("m", live=1, targets=held, canary=way)
     assert peers(model) == (frozenset(mine), frozenset(others))
+
+
+OWN, APART = Target("own", A.endpoint), Target("apart", A.endpoint)
+SIDES = ModelRoute(
+    "m",
+    live=1,
+    targets={1: (OWN,)},
+    side=(APART,),
+    canary=Canary(1, 0.25, shadow=1.0),
+    labels={"stable": 1, "canary": 1, "golden": 1},
+    statuses=(status(1, VersionState.READY),),
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "target"),
+    [
+        ({"place": 0.1}, APART),
+        ({"place": 0.3}, OWN),
+        ({"place": CANARY_PLACE}, APART),
+        ({"place": STABLE_PLACE}, OWN),
+        ({}, OWN),
+        ({"version": 1}, OWN),
+        ({"version": 1, "place": 0.1}, OWN),
+        ({"label": "stable"}, OWN),
+        ({"label": "golden"}, OWN),
+        ({"label": "canary"}, APART),
+    ],
+)
+def test_two_sides_of_one_version_are_told_apart(asked, target):
+    table = RoutingTable(1, {"m": SIDES})
+    way = route(table, "m", asked.get("version"), asked.get("label"), asked.get("place"))
+    assert (way.version, way.targets) == (1, (target,))
+
+
+def test_a_side_that_is_gone_for_a_moment_leaves_its_share_and_not_its_label_to_the_other():
+    table = RoutingTable(1, {"m": replace(SIDES, side=())})
+    assert route(table, "m", place=0.1).targets == (OWN,)
+    with pytest.raises(Unavailable) as caught:
+        route(table, "m", label="canary")
+    assert caught.value.reason == "no_selectable_replica"
+
+
+def test_before_it_has_a_share_its_label_leads_there_already():
+    table = RoutingTable(1, {"m": replace(SIDES, canary=None)})
+    assert route(table, "m", label="canary").targets == (APART,)
+    assert route(table, "m", place=0.1).targets == (OWN,)
+
+
+def test_all_that_answer_are_in_use_and_peers_of_their_own_side():
+    table = RoutingTable(1, {"m": SIDES})
+    assert uses_of(table) == {("m", 1, "own"), ("m", 1, "apart")}
+    assert peers(SIDES) == (frozenset({"apart"}), frozenset({"own"}))
+    # Where nobody else has the version, the canary's answer for both sides.
+    alone = replace(SIDES, targets={1: (APART,)})
+    assert peers(alone) == (frozenset(), frozenset({"apart"}))
+    assert [names(SIDES, 1, r) for r in ("own", "apart", "x")] == [True, True, False]
+    assert not names(SIDES, 2, "apart")
+    assert not names(None, 1, "own")
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "replica", "expected"),
+    [
+        (SIDES, 1, "own", False),
+        (SIDES, 1, "apart", True),
+        (replace(SIDES, side=None, canary=Canary(2, 0.1)), 2, "own", True),
+        (replace(SIDES, side=None, canary=Canary(2, 0.1)), 1, "own", False),
+    ],
+)
+def test_whose_answer_it_is(model, version, replica, expected):
+    assert is_canarys(model, model.canary, version, replica) is expected
