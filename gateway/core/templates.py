@@ -80,15 +80,16 @@ def running(
     """What the model's own replicas are to be started with now that nothing has succeeded since
     `known` was. `wanted`: how many of them there should be; none of them, or none that has ever
     answered, is nothing to compare with."""  # fmt: skip
-    if known is None or live is None:
-        return template_in(spec)
+    asked = template_in(spec)
+    if known is None or live is None or known == asked:
+        return asked
     if rollout is not None:
         change = rollout.change
         if change is not None and not rollout.is_over:
             return change.before if rollout.phase is Phase.ROLLING_BACK else known
         if is_rejected(spec, rollout.rejected_templates):
             return known
-    return known if _has_group(spec.canary) and wanted else template_in(spec)
+    return known if _has_group(spec.canary) and wanted else asked
 
 
 def _has_group(plan: CanaryPlan | None) -> bool:

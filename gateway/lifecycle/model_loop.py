@@ -228,11 +228,28 @@ class ModelLoop:
         endpoints = {r.id: r.endpoint for r in replicas if r.endpoint is not None}
         silent = given_up(snapshot.replicas, self.decision)
         self.silent = tuple(Target(i, endpoints[i]) for i in silent)
-        seen = Seen(
-            spec=spec,
+        seen = self._seen(self.decision, replicas, held, watches)
+        statuses = merged(seen)
+        self.memory = self.decision.memory
+        self.reasons = reasons_of(self.memory, statuses)
+        unversioned = {i for i, one in held.items() if one.report.unversioned}
+        self._prove(seen)
+        route = self._route(replicas, routed_statuses(seen, statuses), unversioned)
+        self._outcome = route, self._view(seen, statuses, now)
+        return self._outcome
+
+    def _seen(
+        self,
+        decision: Decision,
+        replicas: Sequence[Replica],
+        held: Mapping[str, ReplicaSeen],
+        watches: Mapping[str, ReplicaWatch],
+    ) -> Seen:
+        return Seen(
+            spec=self.record.spec,
             generation=self.record.generation,
             templates=self.templates(),
-            decision=self.decision,
+            decision=decision,
             replicas=replicas,
             held=held,
             troubles={
@@ -249,14 +266,6 @@ class ModelLoop:
             reasons=self.reasons,
             shown_versions=self.source.shown_versions,
         )
-        statuses = merged(seen)
-        self.memory = self.decision.memory
-        self.reasons = reasons_of(self.memory, statuses)
-        unversioned = {i for i, one in held.items() if one.report.unversioned}
-        self._prove(seen)
-        route = self._route(replicas, routed_statuses(seen, statuses), unversioned)
-        self._outcome = route, self._view(seen, statuses, now)
-        return self._outcome
 
     def _view(self, seen: Seen, statuses: Sequence[VersionStatus], now: float) -> ModelView:
         return replace(

@@ -288,9 +288,9 @@ async def test_others_are_answered_between_the_models_of_one_turn(world, monkeyp
     decided: list[str] = []
     decide = ModelLoop.decide
 
-    def noted(model, *args):
+    def noted(model, *args, **more):
         decided.append(model.name)
-        return decide(model, *args)
+        return decide(model, *args, **more)
 
     monkeypatch.setattr(ModelLoop, "decide", noted)
     world.lifecycle.poke("m0")
