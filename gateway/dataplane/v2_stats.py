@@ -118,8 +118,7 @@ def _request(
 
 def _replicas(model: ModelRoute, version: Version | None) -> Mapping[Target, Version]:
     """Those that hold it, each with a version that it holds."""
-    groups = model.targets if version is None else {version: model.targets.get(version, ())}
-    return {target: held for held, targets in groups.items() for target in targets}
+    return {target: held for held, target in model.held() if version in (None, held)}
 
 
 async def _of_replica(

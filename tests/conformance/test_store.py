@@ -21,6 +21,7 @@ from gateway.domain.models import (
     Specific,
 )
 from gateway.domain.rollouts import Phase, Rollout
+from gateway.domain.templates import Template, TemplateChange
 from gateway.ports import Event, Store
 from gateway.store import MemoryStore, StoreSettings, open_store
 
@@ -182,6 +183,28 @@ async def test_a_rollout_outlives_a_change_of_the_spec_and_not_the_model(store):
     with pytest.raises(NotFound):
         await store.set_rollout("resnet", Rollout(2, 1))
     assert (await store.put(SPEC, None)).rollout is None
+
+
+async def test_what_runs_is_remembered_beside_what_is_wanted(store):
+    await store.put(SPEC, None)
+    assert (await store.models())[0].running is None
+    full = Template(
+        Resources(2, "A100", 1.5, 2**40), Batching(1, 0.005), "r/s:1", ("x", "«y»"), "b", "a"
+    )
+    for running in (Template(), full):
+        await store.set_running("resnet", running)
+        changed = await store.put(
+            replace(SPEC, image="r/s:2"), (await store.models())[0].generation
+        )
+        assert changed.running == running
+    change = TemplateChange(full, Template(), 3)
+    rollout = Rollout(1, 1, Phase.PAUSED, (5.0,), change=change, rejected_templates=("k.0",))
+    await store.set_rollout("resnet", rollout)
+    assert (await store.models())[0].rollout == rollout
+    await store.delete("resnet")
+    with pytest.raises(NotFound):
+        await store.set_running("resnet", full)
+    assert (await store.put(SPEC, None)).running is None
 
 
 async def test_a_deleted_model_is_gone(store):

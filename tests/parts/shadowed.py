@@ -172,6 +172,14 @@ class Shadowed:
         self.front = GatewayFront(self.plane)
         self.publish(**canary)
 
+    def publish_sides(self) -> None:
+        """Both sides have version 1: the stable one on A, the canary on B."""
+        self.publish(version=1)
+        model = self.plane.table.models["m"]
+        stable, apart = model.targets[1]
+        model = replace(model, targets={1: (stable,)}, side=(apart,))
+        self.plane.publish(replace(self.plane.table, models={"m": model}))
+
     def publish(self, **canary: Any) -> None:
         fields = {"version": 2, "weight": 1e-9, "window": 1, "shadow": 1.0} | canary
         speaks = ("v2-grpc",) if self.upstream.is_translated else ()

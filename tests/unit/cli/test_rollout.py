@@ -200,3 +200,38 @@ def test_deploy_reads_the_plan_from_a_file(gateway, api, tmp_path) -> None:
 def test_wrong_usage_is_exit_code_2(gateway, arguments) -> None:
     ran = gateway(*arguments)
     assert (ran.code, ran.out) == (2, "")
+
+
+CHANGE = {
+    "template": "b1c2",
+    "stable_template": "a0f1",
+    "changes": ["image x:1 → x:2", "command changed"],
+}
+
+
+def test_status_says_which_template_is_compared_with_which(gateway, api) -> None:
+    api.models = {"resnet": model()}
+    words = "with template b1c2 (image x:1 → x:2, command changed) instead of"
+    api.rollouts = [rollout(version=3, template=CHANGE, canary_replicas=1)]
+    shown = gateway("rollout", "status", "resnet").out
+    assert shown.startswith(f"resnet: version 3 {words} template a0f1, on 1 replica of its own\n")
+    api.rollouts = [rollout(template=CHANGE, phase="failed", can=[])]
+    lines = gateway("rollout", "status", "resnet").out.splitlines()
+    assert lines[0] == f"resnet: version 4 {words} 3 with template a0f1"
+    assert lines[-1] == "Try it again with: gateway rollout start resnet"
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ({"deployed": "a0f1", "changes": [], "rejected": False}, "Template a0f1"),
+        ({"rejected": False}, "is being rolled out"),
+        ({"rejected": True}, "was rolled back. Try it again with: gateway rollout start resnet"),
+    ],
+)
+def test_describe_says_what_runs_and_what_became_of_what_was_deployed(
+    gateway, api, template, words
+) -> None:
+    known = {"running": "a0f1", "deployed": "b1c2", "changes": ["command changed"]} | template
+    api.models = {"resnet": model(template=known)}
+    assert words in " ".join(gateway("describe", "model", "resnet").out.split())

@@ -7,9 +7,11 @@ import json
 import msgspec
 import pytest
 
-from gateway.control import ModelsService, views
+from gateway.control import ModelsService, schema, views
 from gateway.control.deploy import DeployLimits
 from gateway.control.schema import DeployRequest, RolloutRequest
+from gateway.core.placement import template_of
+from gateway.core.templates import key_of
 from gateway.domain.errors import (
     Conflict,
     FailedPrecondition,
@@ -18,9 +20,10 @@ from gateway.domain.errors import (
     Unimplemented,
 )
 from gateway.domain.models import Backend, CanaryPlan, ModelRecord, ModelSpec, ShadowPlan
-from gateway.domain.observed import ModelView, ReplicaView
+from gateway.domain.observed import ModelView, ReplicaView, TemplateView
 from gateway.domain.replicas import CANARY_GROUP, Replica, ReplicaState
 from gateway.domain.rollouts import Finding, Phase, Rollout, RolloutView, Side, Verdict
+from gateway.domain.templates import Batching, Template, TemplateChange
 
 S = "s3://b/m"
 ROLLOUT = Rollout(2, 1, Phase.PROGRESSING, (5.0, 25.0), 1, "so", "a", "b", (7,))
@@ -171,3 +174,44 @@ async def test_orders_of_unknown_models_and_in_the_wrong_phase(world):
     world.observed.ordered = FailedPrecondition("no", reason="wrong_phase")
     with pytest.raises(FailedPrecondition):
         await world.service.order_rollout("m", RolloutRequest("pause"))
+
+
+REFUSED = Rollout(1, 1, Phase.FAILED, rejected_templates=(key_of(Template(image=None), 0),))
+
+
+@pytest.mark.parametrize(
+    ("keys", "attempt"),
+    [
+        ({"replicas": 3}, 0),  # of something else: it stays taken back
+        ({"canary_samples": 5}, 0),
+        ({"batch_size": 32}, 1),  # of it, though nothing is new
+        ({"image": None}, 1),
+        ({"batch_size": 1}, 0),  # another one, which nobody has taken back
+    ],
+)
+async def test_a_template_that_was_taken_back_is_asked_for_by_a_deploy_that_names_it(
+    world, keys, attempt
+):
+    await deployed(world, canary="5")
+    await world.store.set_rollout("m", REFUSED)
+    await deployed(world, **keys)
+    assert (await world.store.models())[0].spec.attempt == attempt
+    assert "attempt" not in (await world.service.model("m")).spec
+
+
+async def test_what_is_compared_and_what_runs_is_shown(world):
+    await deployed(world, canary="5")
+    change = TemplateChange(Template(), Template(batching=Batching(1)))
+    rollout = Rollout(1, 1, Phase.FAILED, (5.0,), change=change)
+    template = TemplateView("a0", "b1", ("batch_size 32 → 1",), is_rejected=True)
+    world.observed.show(
+        ModelView("m", live=1, rollout=RolloutView(rollout, Finding()), template=template)
+    )
+    (shown,) = await world.service.rollouts("m")
+    (record,) = await world.store.models()
+    assert shown.template.stable_template == template_of(record.spec)
+    assert shown.template.template != shown.template.stable_template
+    assert shown.template.changes == ["batch_size 32 → 1"]
+    assert (await world.service.model("m")).template == schema.ModelTemplate(
+        "a0", "b1", ["batch_size 32 → 1"], True
+    )

@@ -339,3 +339,18 @@ async def test_a_plane_that_ends_waits_for_no_copy():
         await gateway.plane.aclose()
     assert not gateway.plane.shadowing.under_way
     assert gateway.plane.shadowing.held_bytes == 0
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_two_sides_of_one_version_are_compared_and_only_one_way(protocol):
+    gateway = Shadowed(EAGER)
+    gateway.publish_sides()
+    gateway.begun(protocol)
+    stable = gateway.answered(protocol)
+    await gateway.settled()
+    (copied, _), = gateway.upstream.copies  # fmt: skip
+    assert (stable.http[0], copied.http[0]) == ("a", "b")
+    assert counted(gateway) == only(compared=1)
+    gateway.begun(protocol, (OVERRIDE, "canary"))
+    assert gateway.answered(protocol).http[0] == "b"
+    assert len(gateway.upstream.copies) == 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from gateway.codecs.pb import oip_pb2, tfs_pb2
-from gateway.core.route import Canary, RoutingTable, Target
+from gateway.core.route import CANARY_SIDE, Canary, RoutingTable, Target
 from gateway.core.split import OVERRIDE
 from gateway.dataplane import Dataplane, DataplaneSettings
 from gateway.dataplane.front import GatewayFront
@@ -109,6 +110,14 @@ def at(weight: float, *targets: Target, window: int = 1) -> RoutingTable:
         canary=Canary(2, weight, window, STICKY),
         labels={"stable": 1, "canary": 2},
     )
+
+
+def sides(weight: float, *apart: Target, window: int = 1) -> RoutingTable:
+    """Version 1 on A, and on these under another template."""
+    made = table(
+        A, live=1, canary=Canary(1, weight, window, STICKY), labels={"stable": 1, "canary": 1}
+    )
+    return replace(made, models={"m": replace(made.models["m"], side=apart)})
 
 
 MANY = pytest.param(100_000, marks=[pytest.mark.long, pytest.mark.timeout(900)])
@@ -224,3 +233,75 @@ async def test_a_retry_follows_a_rollback():
     gateway.plane.publish(table(A, B))
     sink.on_failed(WireError("reset", "broken", sent=True))
     assert gateway.answered(exchange, "http", 200) == 1
+
+
+# ---- two sides of one version --------------------
+
+
+def asked(gateway: Gateway, protocol: str, *fields: tuple[str, str], status: int = 200) -> str:
+    """The replica that was asked."""
+    exchange = gateway.begun(protocol, *fields)
+    calls = gateway.grpc.calls if "grpc" in protocol else gateway.http.calls
+    endpoint = calls[-1][0]
+    assert gateway.answered(exchange, protocol, status) == 1
+    return endpoint.http[0]
+
+
+async def test_a_caller_keeps_its_side_of_one_version_everywhere_as_weight_grows():
+    gateways, had = [Gateway(seed) for seed in range(3)], set()
+    for step, weight in enumerate((0.05, 0.25, 0.5)):
+        for gateway in gateways:
+            gateway.plane.publish(sides(weight, B, window=step))
+        now = set()
+        for user in range(200):
+            found = {asked(g, p, (STICKY, f"u{user}")) for g in gateways for p in PROTOCOLS}
+            assert len(found) == 1
+            now |= {user} if found == {"b"} else set()
+        assert had <= now
+        had = now
+    assert 60 < len(had) < 140
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+async def test_answers_are_counted_by_the_replica_that_gave_them(protocol):
+    gateway = Gateway(1)
+    gateway.plane.publish(sides(0.5, B))
+    by = {"a": 0, "b": 0}
+    for i in range(60):
+        by[asked(gateway, protocol, status=500 if i % 3 == 0 else 200)] += 1
+    for side in ("canary", "stable"):
+        assert asked(gateway, protocol, (OVERRIDE, side)) == ("b" if side == "canary" else "a")
+    tallies = gateway.plane.tallies("m")
+    assert {v: sum(t) for v, t in tallies.items()} == {1: by["a"], CANARY_SIDE: by["b"]}
+    assert tallies[1][0] + tallies[CANARY_SIDE][0] == 20
+
+
+async def test_a_canary_that_is_replaced_keeps_its_count_and_one_that_is_gone_leaves_its_share():
+    gateway = Gateway(1)
+    gateway.plane.publish(sides(0.999, B))
+    exchange = gateway.begun("http")
+    gateway.plane.publish(sides(0.999))
+    assert gateway.answered(exchange, "http", 200) == 1
+    assert gateway.plane.busy() == set()
+    assert asked(gateway, "http") == "a"
+    other = Target("c", Endpoint("c:1", "c:2", ""))
+    gateway.plane.publish(sides(0.999, other))
+    assert asked(gateway, "http") == "c"
+    assert {v: sum(t) for v, t in gateway.plane.tallies("m").items()} == {1: 1, CANARY_SIDE: 2}
+
+
+async def test_what_is_under_way_at_a_side_that_was_taken_back_is_busy_until_it_ends():
+    gateway = Gateway(1)
+    gateway.plane.publish(sides(0.999, B))
+    exchange = gateway.begun("http")
+    gateway.plane.publish(table(A, live=1))
+    assert gateway.plane.busy() == {("m", 1, "b")}
+    assert gateway.answered(exchange, "http", 200) == 1
+    assert gateway.plane.busy() == set()
+
+
+@pytest.mark.parametrize("path", ["http-v1", "http-stable", "http-canary"])
+async def test_who_names_a_label_gets_that_side_and_who_names_the_version_what_is_proven(path):
+    gateway = Gateway(1)
+    gateway.plane.publish(sides(0.999, B))
+    assert {asked(gateway, path) for _ in range(5)} == {"b" if path == "http-canary" else "a"}

@@ -6,6 +6,7 @@ import sqlite3
 
 from gateway.domain.models import Backend, CanaryPlan, ModelSpec
 from gateway.domain.rollouts import Rollout
+from gateway.domain.templates import Template
 from gateway.store import open_store
 from gateway.store.encoding import spec_to_json
 from gateway.store.tables import SCHEMA_VERSION
@@ -69,3 +70,27 @@ async def test_a_database_without_rollouts_gets_them_and_loses_nothing(tmp_path)
     raw.close()
     assert found == (SCHEMA_VERSION,)
     assert spec_to_json(record.spec)["canary"] is None
+
+
+async def test_a_database_without_templates_runs_what_its_specs_say(tmp_path):
+    spec = ModelSpec("m", "s3://m", Backend.ONNX, image="r/s:1")
+    store = await open_store(tmp_path)
+    await store.put(spec, None)
+    await store.set_rollout("m", Rollout(4, 3))
+    await store.set_running("m", Template(image="r/s:0"))
+    await store.aclose()
+    with sqlite3.connect(tmp_path / "gateway.db") as raw:
+        # As version 4 had it.
+        raw.execute("ALTER TABLE models DROP COLUMN running")
+        raw.execute(
+            "UPDATE models SET spec = json_remove(spec, '$.attempt'), "
+            "rollout = json_remove(rollout, '$.change', '$.rejected_templates')"
+        )
+        raw.execute("UPDATE meta SET value=4 WHERE key='schema_version'")
+    raw.close()
+    for running in (None, Template(image="r/s:1")):
+        store = await open_store(tmp_path)
+        (record,) = await store.models()
+        assert (record.spec, record.rollout, record.running) == (spec, Rollout(4, 3), running)
+        await store.set_running("m", Template(image="r/s:1"))
+        await store.aclose()
