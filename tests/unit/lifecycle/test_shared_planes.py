@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from gateway.core.analysis import empty
-from gateway.core.route import Canary, ModelRoute, RoutingTable, Target
+from gateway.core.route import CANARY_SIDE, Canary, ModelRoute, RoutingTable, Target
 from gateway.domain.agreement import AgreementTally, OutputTally
 from gateway.domain.gateways import Beat, Heard
-from gateway.domain.replicas import Endpoint
+from gateway.domain.replicas import CANARY_GROUP, Endpoint
 from gateway.lifecycle import SharedPlanes
+from gateway.lifecycle.inherited import InheritingScheduler
 from gateway.ports import Posting
-from tests.parts.fakes_lifecycle import FakePlanes
+from tests.parts.fakes_lifecycle import FakePlanes, FakeScheduler
 
 pytestmark = pytest.mark.virtual_time
 
@@ -245,3 +247,48 @@ async def test_calls_of_our_own_planes_and_of_others_come_together():
     planes.call({"n"})
     assert set(await planes.called()) == {"m", "n"}
     assert planes.calls() == set()
+
+
+APART = Target("m-ccccc", AT)
+
+
+def sides(side: tuple[Target, ...] | None = (APART,)) -> RoutingTable:
+    """A rollout of another template of version 1."""
+    made = route(1, canary=Canary(1, 0.25, 7))
+    return RoutingTable(1, {"m": replace(made, side=side)})
+
+
+def test_followers_are_told_which_replicas_are_the_canarys_side():
+    posting = Posting(sides().models["m"])
+    told = msgspec.msgpack.Decoder(Posting).decode(msgspec.msgpack.encode(posting))
+    planes, own = shared()
+    assert planes.take({"m": told}, 3)
+    assert own.table.models["m"] == sides().models["m"]
+    assert planes.used_replicas() == {"m-aaaaa", "m-ccccc"}
+
+
+def test_a_side_that_was_taken_back_is_busy_until_every_gateway_knows():
+    planes, _ = shared()
+    planes.publish(sides())
+    planes.publish(table(1))
+    planes.heard([heard(1)], confirmed=2)
+    assert planes.busy() == {("m", 1, "m-ccccc")}
+    planes.heard([heard(2)], confirmed=2)
+    assert planes.busy() == set()
+
+
+def test_counts_of_both_sides_are_of_all_gateways():
+    planes, own = shared()
+    planes.publish(sides())
+    one = empty()
+    one[1] = 1
+    own.counted = {1: one, CANARY_SIDE: one}
+    told = heard(1, counted={"m": (7, {1: one, CANARY_SIDE: one})})
+    beat = msgspec.msgpack.Decoder(Beat).decode(msgspec.msgpack.encode(told.beat))
+    planes.heard([replace(told, beat=beat)], confirmed=1)
+    assert {v: sum(t) for v, t in planes.tallies("m").items()} == {1: 2, CANARY_SIDE: 2}
+
+
+def test_a_successor_takes_what_is_not_proven_for_a_canarys_and_nothing_else():
+    inherited = InheritingScheduler(FakeScheduler(), sides()).replicas()
+    assert {r.id: r.group for r in inherited} == {"m-aaaaa": "", "m-ccccc": CANARY_GROUP}
