@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 
 from loadtests.models import write_adder
+from tests.parts.fake_runtime import write
+from tests.parts.flagged_server import command
 from tests.parts.gateway_process import Failed, GatewayProcess
 from tests.parts.postgres import Postgres
 
@@ -246,3 +248,31 @@ def test_both_have_the_same_sides_of_a_rollout_and_either_can_order_it(
         kinds = [e["type"] for e in follower.get("events", "m")]
         assert "rollout.promoting" in kinds
         assert kinds.count("rollout.started") == 2
+
+
+@pytest.mark.long
+def test_both_tell_the_sides_of_another_command_apart(tmp_path: Path, postgres: Postgres) -> None:
+    source = str(write(tmp_path / "m", 1))
+    url = postgres.database()
+    one, two = _gateway(tmp_path, "one", url), _gateway(tmp_path, "two", url)
+    with _running(one, two):
+        leader, follower = (one, two) if _role(one)["role"] == "leader" else (two, one)
+        flags = ("--canary", "30,60", "--canary-step-s", "600", "--canary-replicas", "1")
+        told = ("--source", source, "--backend", "custom", "--command", command(1))
+        follower.cli("deploy", "model", "m", *told, *flags)
+        _until(lambda: _answers(follower, "m") == 1.0)
+        follower.cli("deploy", "model", "m", "--command", command(2))
+        keys = [f"user-{i}" for i in range(60)]
+        for gateway in (leader, follower):
+            _until(lambda g=gateway: 2.0 in {_answers(g, "m", k) for k in keys})
+        sides = {k: _answers(leader, "m", k) for k in keys}
+        assert {k: _answers(follower, "m", k) for k in keys} == sides
+        assert 5 <= sum(side == 2.0 for side in sides.values()) <= 35
+        # What both have answered is counted for both sides.
+        shown = follower.get("rollouts", "m")[-1]
+        least = sum(side == 2.0 for side in sides.values())
+        _until(lambda: follower.get("rollouts", "m")[-1]["canary"]["requests"] >= 2 * least)
+        assert shown["template"]["changes"] == ["command changed"]
+        follower.cli("rollout", "abort", "m")
+        for gateway in (leader, follower):
+            _until(lambda g=gateway: {_answers(g, "m", k) for k in keys} == {1.0})

@@ -83,7 +83,7 @@ class Story:
 
 
 class FlaggedStory(Story):
-    """The same, whose replicas are programs that answer zeros with the number that they were
+    """The same, whose replicas are programs that answer 0 with the number that they were
     started with (flagged_server.py)."""
 
     def deploy(self, *more: str) -> None:

@@ -1,6 +1,6 @@
 """`python -m tests.parts.flagged_server`: the fake server, whose answers say how it was started.
 
-`--adds N`: the answer to zeros is N, whatever version gives it. `--fails-every K`: every K-th
+`--adds N`: the answer to 0 is N, whatever version gives it. `--fails-every K`: every K-th
 request is refused, in words.
 """
 
@@ -11,15 +11,17 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from gateway.codecs.pb import tfs_pb2
 from gateway.domain.errors import InvalidRequest
-from loadtests.swap import tfs_value
+from gateway.domain.tensors import Signature
+from loadtests.swap import adder_shot, tfs_value
 from loadtests.traffic import Shot
 from servers.kit.main import run
-from tests.parts.fake_runtime import FakeModel, FakeRuntime
+from tests.parts.fake_runtime import FakeModel, FakeRuntime, spec
 
 REFUSAL = "refused, as its flags say"
 
@@ -34,33 +36,25 @@ def command(adds: int, *, fails_every: int = 0) -> str:
 
 
 def flagged_shot(model: str) -> Shot:
-    """Send zeros. What a sample calls its version is what the replica was started with."""
-    request = tfs_pb2.PredictRequest()
-    request.model_spec.name = model
-    tensor = request.inputs["x"]
-    tensor.dtype = tfs_pb2.DT_FLOAT
-    for size in (1, 2):
-        tensor.tensor_shape.dim.add().size = size
-    tensor.float_val.extend((0.0, 0.0))
+    """Send zero. What a sample calls its version is what the replica was started with."""
 
     def from_http(body: bytes, headers: Mapping[str, str]) -> int:
         return round(json.loads(body)["predictions"][0][0])
 
     def from_grpc(body: bytes) -> int:
-        y = tfs_pb2.PredictResponse.FromString(body).outputs["y"]
-        first = tfs_pb2.TensorProto(float_val=y.float_val, tensor_content=y.tensor_content[:4])
-        return round(tfs_value(first))
+        return round(tfs_value(tfs_pb2.PredictResponse.FromString(body).outputs["y"]))
 
-    return Shot(
-        model, b'{"instances": [[0.0, 0.0]]}', request.SerializeToString(), from_http, from_grpc
-    )
+    return replace(adder_shot(model), http_version=from_http, grpc_version=from_grpc)
 
 
 class FlaggedModel(FakeModel):
-    """y = x * 2 + N."""
+    """y = x * 2 + N, float32[batch, 1]."""
 
     def __init__(self, adds: int, fails_every: int) -> None:
         super().__init__(adds)
+        column = (-1, 1)
+        predict = Signature({"x": spec("x", shape=column)}, {"y": spec("y", shape=column)})
+        self.signatures = {"serving_default": predict}
         self._fails_every = fails_every
         self._asked = count(1)
 
