@@ -226,6 +226,8 @@ class Lifecycle:
             return
         of_model = by_model(replicas, self._models)
         watches = {replica_id: watch for replica_id, (watch, _) in self._watches.items()}
+        # Before anything is decided: what is heard in the middle of this turn is in no table yet.
+        has_looked = all(watch.asked for watch in watches.values())
         routes: dict[str, ModelRoute] = {}
         views: dict[str, ModelView] = {}
         for name, model in self._models.items():
@@ -253,7 +255,7 @@ class Lifecycle:
             if model.deleted and not of_model[name]:
                 await self._bury(model)
         await self._bury_left_over(records)
-        if all(watch.asked for watch in watches.values()):
+        if has_looked:
             self._looked.set()
         self._adopting = False
         if self._desired() != desired:  # a rollout has begun or ended
@@ -376,6 +378,7 @@ class Lifecycle:
                     self._clock,
                     self._settings,
                     self._wake.set,
+                    self._watches,
                 )
                 self._watches[replica_id] = (watch, tasks.create_task(watch.run()))
 

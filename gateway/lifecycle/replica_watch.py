@@ -7,7 +7,7 @@ and must not lose it to a configuration made in ignorance.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import replace
 
 from gateway.domain.errors import GatewayError
@@ -39,7 +39,9 @@ class ReplicaWatch:
         clock: Clock,
         settings: LifecycleSettings,
         news: Callable[[], None],
+        fleet: Sized = (),
     ) -> None:
+        """`fleet`: all replicas that are watched, this one too."""
         self.report = NOTHING
         self.told: frozenset[Version] = frozenset()
         """What it was last told, and took."""
@@ -59,6 +61,7 @@ class ReplicaWatch:
         self._clock = clock
         self._settings = settings
         self._news = news
+        self._fleet = fleet
         self._wanted: Told | None = None
         self._sent: Told | None = None
         self._sent_at = 0.0
@@ -179,4 +182,6 @@ class ReplicaWatch:
             and all(s.state not in _UNDER_WAY for s in report.versions.values())
             and self.told <= report.versions.keys()
         )
-        return self._settings.steady_report_s if steady else self._settings.busy_report_s
+        settings = self._settings
+        longer = max(1.0, len(self._fleet) / settings.often_asked)
+        return longer * (settings.steady_report_s if steady else settings.busy_report_s)

@@ -29,6 +29,11 @@ class LifecycleSettings:
     steady_report_s: float = 1.0
     """The same when nothing is on its way."""
 
+    often_asked: int = 500
+    """Replicas up to which they report as often as that. Each of a larger fleet does so more
+    seldom, all together as often: a report costs 0.1 ms of the loop that serves requests. What a
+    replica is told reaches it at once however many there are."""
+
     missed_reports: int = 3
     """Reports missed in a row before a replica counts as holding nothing. One is missed by a
     replica whose machine is busy loading; requests find out for themselves within milliseconds."""

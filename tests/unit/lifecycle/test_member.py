@@ -56,7 +56,9 @@ def test_one_leads_and_all_answer_by_the_same_table():
             assert other.scheduler.replicas() == []
             role = other.member.role()
             assert (role.role, role.leader, role.others) == ("follower", leader.name, 2)
-            assert other.member.view("m") == leader.member.view("m")
+        await f.until(
+            lambda: all(o.member.view("m") == leader.member.view("m") for o in f.others(leader))
+        )
         assert {name for _, name in f.tells} == {leader.name}
 
     virtually(test)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
+import pytest
+
 from gateway.domain.models import VersionState, VersionStatus
 from gateway.domain.replicas import Endpoint, ReplicaReport, Told
 from gateway.lifecycle.replica_watch import ReplicaWatch
@@ -38,9 +42,9 @@ class Clock:
         self.at += seconds
 
 
-def _watch(control: Control, clock: Clock) -> ReplicaWatch:
-    endpoint = Endpoint("h:1", "h:2", "h:2")
-    return ReplicaWatch("r", "m", endpoint, control, clock, LifecycleSettings(), lambda: None)
+def _watch(control: Control, clock: Clock, fleet: Sized = ()) -> ReplicaWatch:
+    endpoint, settings = Endpoint("h:1", "h:2", "h:2"), LifecycleSettings()
+    return ReplicaWatch("r", "m", endpoint, control, clock, settings, lambda: None, fleet)
 
 
 async def _turn(watch: ReplicaWatch, control: Control, **states: VersionState) -> dict[int, str]:
@@ -74,3 +78,16 @@ async def test_a_version_that_was_kept_after_all_is_ready_again_in_time():
         await _turn(watch, control, v1=READY, v2=READY)
     clock.at += LifecycleSettings().retell_s
     assert await _turn(watch, control, v1=READY, v2=READY) == {1: "ready", 2: "ready"}
+
+
+@pytest.mark.parametrize(
+    ("replicas", "steady_s", "busy_s"), [(1, 1, 0.2), (500, 1, 0.2), (2000, 4, 0.8)]
+)
+async def test_replicas_of_a_large_fleet_report_more_seldom(replicas, steady_s, busy_s):
+    control, clock = Control(), Clock()
+    watch = _watch(control, clock, range(replicas))
+    watch.tell(Told("m", "s", (1,)))
+    await _turn(watch, control, v1=VersionState.LOADING)
+    assert watch._pause_s() == pytest.approx(busy_s)
+    await _turn(watch, control, v1=READY)
+    assert watch._pause_s() == pytest.approx(steady_s)
