@@ -50,8 +50,10 @@ async def model_statistics(
     *,
     seen: Seen | None = None,
     metadata: Pairs = (),
+    turns: asyncio.Semaphore | None = None,
 ) -> UpstreamAnswer:
-    """Of one version, or of all that are loaded, in the transport's own form.
+    """Of one version, or of all that are loaded, in the transport's own form. `turns`: of a page of
+    several models, one for each replica that is being asked.
 
     Raises:
         GatewayError: as Dataplane.ask; of several replicas, what the first one failed with where
@@ -62,14 +64,15 @@ async def model_statistics(
     replicas = {} if model is None else _replicas(model, version)
     if model is None or len(replicas) < 2:
         pin: Callable[[Version], UpstreamRequest] = lambda _: request  # noqa: E731
-        return await plane.ask(
-            transport, name, version, None, timeout_s, pin, seen=seen, fields=metadata
-        )
+        async with turns or asyncio.Semaphore(_AT_ONCE):
+            return await plane.ask(
+                transport, name, version, None, timeout_s, pin, seen=seen, fields=metadata
+            )
     deadline_at = admission.deadline(timeout_s, model.timeout_s, plane.loop.time())
-    turns = asyncio.Semaphore(_AT_ONCE)
+    at_once = turns or asyncio.Semaphore(_AT_ONCE)
 
     async def one(held: Version, target: Target) -> UpstreamAnswer | GatewayError:
-        async with turns:
+        async with at_once:
             return await _of_replica(plane, transport, model, held, target, request, deadline_at)
 
     async with asyncio.TaskGroup() as tasks:
@@ -89,12 +92,11 @@ async def all_statistics(plane: Dataplane, transport: Transport) -> bytes:
     turns = asyncio.Semaphore(_AT_ONCE)
 
     async def one(name: str) -> bytes:
-        async with turns:
-            try:
-                answer = await model_statistics(plane, transport, name, None, _TIMEOUT_S)
-            except GatewayError as error:
-                return _told(transport, name, error)
-            return _told(transport, name, answer)
+        try:
+            answer = await model_statistics(plane, transport, name, None, _TIMEOUT_S, turns=turns)
+        except GatewayError as error:
+            return _told(transport, name, error)
+        return _told(transport, name, answer)
 
     async with asyncio.TaskGroup() as tasks:
         asked = [tasks.create_task(one(name)) for name in names]
